@@ -1,0 +1,70 @@
+# One entry point for people and for CI: `make help` lists the targets.
+# Override on the command line: make test PYTHON=python3.12 VENV=.venv312 CONSTRAINTS=other.txt
+
+PYTHON ?= python3
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --no-input
+LINTED := src tests scripts $(wildcard benchmarks examples)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help setup demo test test-all lint format bench bench-quality bench-memory docs clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+
+setup: $(VENV)/.stamp-setup ## create .venv and install the package with its demo and dev extras
+
+demo: setup ## compress, verify and evaluate the demo model; ends with a table and a report
+	$(VENV)/bin/tailorbird demo
+
+test: setup ## every test but the slow ones
+	$(PY) -m pytest -m "not slow"
+
+test-all: setup $(VENV)/.stamp-eval ## every test, with the eval extra installed
+	$(PY) -m pytest
+
+lint: setup ## ruff, mypy --strict, import-linter
+	$(PY) -m ruff check $(LINTED)
+	$(PY) -m ruff format --check $(LINTED)
+	$(PY) -m mypy --strict
+	$(VENV)/bin/lint-imports
+
+format: setup ## let ruff mend what it can
+	$(PY) -m ruff check --fix-only $(LINTED)
+	$(PY) -m ruff format $(LINTED)
+
+bench: setup ## speed of the stages on the demo model
+	$(PY) benchmarks/speed.py
+
+bench-quality: setup ## perplexity at equal real bytes, beside other libraries
+	$(PY) benchmarks/quality.py
+
+bench-memory: setup ## peak memory on a checkpoint larger than the budget
+	$(PY) benchmarks/memory.py
+
+docs: $(VENV)/.stamp-docs ## build the documentation into site/
+	$(PY) -m mkdocs build --strict
+
+clean: ## remove what these targets made
+	rm -rf $(VENV) build dist site demo-out .bench .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf src/*.egg-info
+
+# A stamp is written after its installation succeeded, so an interrupted one starts again.
+$(VENV)/.stamp-venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	    { echo "$(PYTHON) is older than 3.10; try: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.stamp-setup: pyproject.toml $(CONSTRAINTS) | $(VENV)/.stamp-venv
+	$(PIP) install --quiet -c $(CONSTRAINTS) -e '.[demo,dev]'
+	@touch $@
+
+$(VENV)/.stamp-eval $(VENV)/.stamp-docs: $(VENV)/.stamp-%: pyproject.toml $(CONSTRAINTS) | $(VENV)/.stamp-venv
+	$(PIP) install --quiet -c $(CONSTRAINTS) -e '.[$*]'
+	@touch $@

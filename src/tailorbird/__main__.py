@@ -1,0 +1,5 @@
+"""``python -m tailorbird``."""
+
+from tailorbird.cli.main import main
+
+main()

@@ -1,0 +1,1 @@
+"""From a budget to a format for every part."""

@@ -1,0 +1,12 @@
+"""Llama and what is built like it: Mistral, Qwen 2 and 3, Phi-3."""
+
+from tailorbird.anatomy.anatomy import Anatomy
+
+LLAMA = Anatomy(
+    name="llama-like",
+    model_types=("llama", "mistral", "qwen2", "qwen3", "phi3"),
+    blocks="model.layers",
+    embedding="model.embed_tokens",
+    head="lm_head",
+    roles={"self_attn": "attention", "mlp": "mlp"},
+)

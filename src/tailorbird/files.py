@@ -1,0 +1,111 @@
+"""Reading and writing files so that nothing is ever half there, too large, or outside its folder."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from tailorbird.errors import ArtifactError, ResourceError, TailorbirdError
+
+MAX_JSON_BYTES = 64 * 2**20
+_CHUNK = 2**20
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on success fsync it and rename it into place, otherwise remove it.
+
+    Raises:
+        ResourceError: the disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield aside
+        with aside.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        aside.replace(path)
+        _fsync_folder(path.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise disk_full(path, error) from error
+        raise
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def disk_full(path: Path, cause: BaseException) -> ResourceError:
+    """The one error for a full disk, wherever it shows."""
+    return ResourceError(
+        f"no space left while writing {path}: {cause}",
+        hint="free some space and run the same command with --resume; what was finished is kept",
+    )
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that a reader sees either the old file or the whole new one."""
+    with atomic_path(path) as aside, aside.open("wb") as handle:
+        handle.write(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain data as indented, key-ordered JSON (so that equal data give equal bytes)."""
+    write_atomic(path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path, *, limit: int = MAX_JSON_BYTES, error: type[TailorbirdError] = ArtifactError) -> Any:
+    """Read JSON of at most `limit` bytes.
+
+    Raises:
+        error: missing, too large, not UTF-8, not JSON, or nested too deeply.
+    """
+    try:
+        size = path.stat().st_size
+        if size > limit:
+            raise error(
+                f"{path} is {size} bytes; at most {limit} are read",
+                hint="this is not a file written by tailorbird",
+            )
+        return json.loads(path.read_bytes().decode("utf-8"))
+    except FileNotFoundError:
+        raise error(f"{path} is missing", hint="check the path, or fetch the file again") from None
+    except (OSError, ValueError, RecursionError) as cause:
+        raise error(f"{path} can't be read as JSON: {cause}", hint="fetch or make the file again") from cause
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes, read in pieces of 1 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while piece := handle.read(_CHUNK):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def confined(folder: Path, name: str) -> Path:
+    """The path of `name` inside `folder`, refusing anything that could lead out of it.
+
+    Raises:
+        ArtifactError: an absolute name, one with ``..``, a back-slash or NUL, or a link that leads elsewhere.
+    """
+    pure = PurePosixPath(name)
+    if not name or pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name:
+        raise ArtifactError(f"file name {name!r} leads out of its folder", hint="do not use this artifact")
+    path = folder / pure
+    if path.is_symlink() or not path.resolve().is_relative_to(folder.resolve()):
+        raise ArtifactError(f"{path} is a link or leads out of {folder}", hint="do not use this artifact")
+    return path
+
+
+def _fsync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

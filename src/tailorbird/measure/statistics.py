@@ -1,0 +1,136 @@
+"""Statistics of a part's inputs, kept while calibration data runs through its block.
+
+Keyed by part and pass: a looped block meets its parts several times in one forward pass, and each pass has its own
+inputs. Parts that read the same tensor (query, key and value; gate and up) share one collector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tailorbird.errors import DataError
+from tailorbird.fit.hessian import sweep_factor
+
+Need = str  # "gram" or "inputs"
+SAMPLE = 1024
+
+
+@dataclass
+class Stats:
+    """What measuring kept for one part.
+
+    Attributes:
+        gram: H = sum over tokens of x x^T, float32 (cols, cols); None when nobody asked.
+        inputs: tokens taken evenly from all batches, float32 (at most `SAMPLE`, cols); None when nobody asked.
+        count: tokens seen.
+    """
+
+    gram: Tensor | None = None
+    inputs: Tensor | None = None
+    count: int = 0
+    _factors: dict[float, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+
+    def factor(self, damp: float) -> tuple[Tensor, Tensor]:
+        """`sweep_factor` of the Gram matrix, computed once for all parts that share it.
+
+        Raises:
+            DataError: no Gram matrix was measured, or it is not finite.
+        """
+        if self.gram is None:
+            raise DataError(
+                "this method needs calibration statistics and has none",
+                hint="do not leave out calibration data",
+            )
+        if damp not in self._factors:
+            self._factors = {damp: sweep_factor(self.gram, damp)}
+        return self._factors[damp]
+
+    def add(self, x: Tensor, needs: Iterable[Need], take: int) -> None:
+        """Add inputs (..., cols); keep every `take`-th token of them as a sample."""
+        x = x.reshape(-1, x.shape[-1]).float()
+        self.count += x.shape[0]
+        if "gram" in needs:
+            if self.gram is None:
+                self.gram = torch.zeros(x.shape[1], x.shape[1])
+            self.gram.addmm_(x.T, x)
+        if "inputs" in needs:
+            some = x[::take].clone()
+            self.inputs = some if self.inputs is None else torch.cat([self.inputs, some])
+
+
+def merged(passes: Iterable[Stats]) -> Stats:
+    """The statistics of all passes of one part together, each token counting once."""
+    found = list(passes)
+    if len(found) == 1:
+        return found[0]
+    grams = [stats.gram for stats in found if stats.gram is not None]
+    inputs = [stats.inputs for stats in found if stats.inputs is not None]
+    gram = torch.stack(grams).sum(0) if grams else None
+    return Stats(gram, torch.cat(inputs) if inputs else None, sum(stats.count for stats in found))
+
+
+class Collector(AbstractContextManager["Collector"]):
+    """Listens to the inputs of some modules while it is open.
+
+    Attributes:
+        stats: by (module name, pass).
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module], needs: frozenset[Need], tokens: int) -> None:
+        self.modules, self.needs = modules, needs
+        self.take = max(1, tokens // SAMPLE)
+        self.stats: dict[tuple[str, int], Stats] = {}
+        self._calls: dict[str, int] = {}
+        self._last: tuple[Tensor | None, Stats] = (None, Stats())
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Collector:
+        """Start listening."""
+        for name, module in self.modules.items():
+            hook = module.register_forward_pre_hook(self._hook(name))
+            self._stack.callback(hook.remove)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Stop listening."""
+        self._last = (None, Stats())
+        self._stack.close()
+
+    def next_batch(self) -> None:
+        """A new forward pass begins: passes are counted from zero again."""
+        self._calls = {}
+
+    def of(self, name: str) -> Stats:
+        """Statistics of one module over all passes.
+
+        Raises:
+            DataError: the calibration data never reached it.
+        """
+        passes = [
+            stats for (module, _), stats in sorted(self.stats.items(), key=lambda item: item[0]) if module == name
+        ]
+        if not passes:
+            raise DataError(f"calibration data never reached {name}", hint="use more, or more varied, calibration text")
+        return merged(passes)
+
+    def _hook(self, name: str) -> Any:
+        def seen(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            number = self._calls.get(name, 0)
+            self._calls[name] = number + 1
+            key = (name, number)
+            tensor, owner = self._last
+            if tensor is inputs[0]:
+                # The same tensor as its neighbour read: one collector serves both, and it is already fed.
+                self.stats.setdefault(key, owner)
+                return
+            mine = self.stats.setdefault(key, Stats())
+            mine.add(inputs[0], self.needs, self.take)
+            self._last = (inputs[0], mine)
+
+        return seen

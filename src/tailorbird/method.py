@@ -1,0 +1,104 @@
+"""`Method`: a named choice of score, allocate, fit and tune.
+
+A method is a frozen dataclass whose fields are its options. It sees tensors and plain values, never files,
+progress bars or other methods. The built-in ones live in `methods/`, one file each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, get_type_hints
+
+from torch import Tensor
+
+from tailorbird.anatomy import Part
+from tailorbird.errors import UsageError
+from tailorbird.fit.sweep import Fitted
+from tailorbird.formats import PlaneSpec
+from tailorbird.formats.spec import Offset, Scale
+from tailorbird.measure.statistics import Need, Stats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """What every method shares: the format's options. Subclasses add their own fields and override `decide` and `fit`.
+
+    Attributes:
+        group_size: columns that share a scale; where it does not divide a row, the nearest divisor is taken (`spec`).
+        symmetric: no zero points.
+        scale: ``u8``: 8-bit scales under a half a row; ``fp16``: a half for every group.
+    """
+
+    name: ClassVar[str] = ""
+    title: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    status: ClassVar[str] = "ready"
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    group_size: int = 64
+    symmetric: bool = False
+    scale: Scale = "u8"
+
+    def __post_init__(self) -> None:
+        """Refuse options no format can hold."""
+        if self.group_size < 1 or self.scale not in ("u8", "fp16"):
+            raise UsageError(f"group_size={self.group_size}, scale={self.scale!r}", hint="a positive size; u8 or fp16")
+
+    @property
+    def offset(self) -> Offset:
+        """How groups store where their codes begin."""
+        return "none" if self.symmetric else "integer"
+
+    def spec(self, part: Part, bits: int) -> PlaneSpec:
+        """The format of a part at a number of bits, before `decide`."""
+        return PlaneSpec.uniform(bits, part.shape[1], group_of(part.shape[1], self.group_size), self.offset, self.scale)
+
+    def decide(self, weight: Tensor, stats: Stats, spec: PlaneSpec) -> PlaneSpec:
+        """The method's inner choice: a format of the same bytes as `spec` (bits by group, say). Weight is float32
+        (rows, cols)."""
+        return spec
+
+    def fit(self, weight: Tensor, stats: Stats, spec: PlaneSpec) -> Fitted:
+        """The codes that lose least in this format. Weight is float32 (rows, cols) and may be overwritten."""
+        raise NotImplementedError(f"method {self.name!r} has no fit")
+
+    def options(self) -> dict[str, Any]:
+        """All options as plain data."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Method:
+        """Build from plain data; text values (from a command line) are read as the field's type.
+
+        Raises:
+            UsageError: an unknown option or a value of the wrong type; lists what there is.
+        """
+        hints = get_type_hints(cls)
+        fields = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+        for name in options:
+            if name not in fields:
+                raise UsageError(f"{cls.name} has no option {name!r}", hint=f"its options: {', '.join(sorted(fields))}")
+        return cls(**{name: _typed(name, value, fields[name]) for name, value in options.items()})
+
+
+def group_of(cols: int, wanted: int) -> int:
+    """The group size for a row: `wanted` where it divides, else the nearest divisor down to a quarter of it, else
+    the whole row."""
+    nearest = next(size for size in range(min(wanted, cols), 0, -1) if cols % size == 0)
+    return nearest if 4 * nearest >= min(wanted, cols) else cols
+
+
+def _typed(name: str, value: Any, kind: Any) -> Any:
+    if kind in (int, float, bool) and isinstance(value, str):
+        try:
+            return {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
+        except (KeyError, ValueError):
+            raise UsageError(f"option {name}={value!r} is not a {kind.__name__}", hint=f"write {name}=...") from None
+    expected = (int, float) if kind is float else kind if kind in (int, bool) else str
+    if not isinstance(value, expected) or (isinstance(value, bool) and kind is not bool):
+        raise UsageError(
+            f"option {name}={value!r} has the wrong type", hint=f"expected {getattr(kind, '__name__', kind)}"
+        )
+    return value

@@ -1,0 +1,134 @@
+"""SliM-LLM: salience-driven mixed precision inside a weight (Huang et al., arXiv 2405.14917), Algorithm A.
+
+score     salience of a group: mean of w^2 / d^2, d the diagonal of the inverse Hessian
+allocate  the i least salient groups get one bit less, the i most salient one more; i is scanned for the least
+divergence of outputs fit       the GPTQ sweep with bits by group and a range search for every group
+
+Where the released code departs from the paper, the paper's or the sound form is the default and `released` takes
+the code's: salience from the Cholesky diagonal in its first power summed over the group, no comparison with
+uniform bits. In both, salience is computed once, with the sweep's own damping (the released code ranks twice with
+two dampings), and an empty choice is possible.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from tailorbird.fit.groups import minmax
+from tailorbird.fit.search import RangeSearch
+from tailorbird.fit.sweep import Fitted, sweep
+from tailorbird.formats import PlaneSpec
+from tailorbird.formats.spec import MAX_BITS
+from tailorbird.measure.statistics import Need, Stats
+from tailorbird.method import Method
+
+FLOOR = 1e-6
+OUTPUTS = 2**26  # outputs compared at once; a head of 262,144 rows gets 256 tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlimLLM(Method):
+    """Mixed bits by group at the same average, then GPTQ with searched ranges.
+
+    Attributes:
+        damp: part of the mean Hessian diagonal added to it.
+        mix: choose bits by group; without, every group has the same.
+        search: candidates on either side of the min-max range; 0 leaves ranges as they are.
+        reach: largest relative change of the range that is tried (the paper's lambda).
+        released: the released code's salience and candidates.
+    """
+
+    name: ClassVar[str] = "slim-llm"
+    title: ClassVar[str] = "SliM-LLM: salience-driven mixed-precision quantization for large language models"
+    paper: ClassVar[str] = "arXiv 2405.14917"
+    needs: ClassVar[frozenset[Need]] = frozenset({"gram", "inputs"})
+
+    damp: float = 0.01
+    mix: bool = True
+    search: int = 50
+    reach: float = 0.1
+    released: bool = False
+
+    def decide(self, weight: Tensor, stats: Stats, spec: PlaneSpec) -> PlaneSpec:
+        """Bits by group with the average of `spec`, which has the same bits everywhere."""
+        bits = spec.bits[0]
+        if not self.mix or len(set(spec.bits)) > 1 or not 1 < bits < MAX_BITS:
+            return spec
+        assert stats.inputs is not None
+        order = salience(weight, stats, spec.group_size, self.damp, self.released).argsort(stable=True).tolist()
+        divergence = scan(weight, stats.inputs, spec, order)
+        first = 1 if self.released and len(divergence) > 1 else 0
+        return mixed(spec, order, min(range(first, len(divergence)), key=divergence.__getitem__))
+
+    def fit(self, weight: Tensor, stats: Stats, spec: PlaneSpec) -> Fitted:
+        """The sweep with these bits."""
+        upper, dead = stats.factor(self.damp)
+        weight[:, dead] = 0
+        return sweep(weight, spec, RangeSearch(self.ratios()) if self.search else minmax, upper)
+
+    def ratios(self) -> list[float]:
+        """Multiples of the range: `search` equal steps up to 1 + reach and as many down to 1 - reach."""
+        steps = [self.reach * k / self.search for k in range(1, self.search + 1)]
+        return [1 + step for step in steps] + [1 - step for step in steps]
+
+
+def salience(weight: Tensor, stats: Stats, group_size: int, damp: float, released: bool) -> Tensor:
+    """Salience of every group, float32 (groups,); weight is float32 (rows, cols)."""
+    upper, _ = stats.factor(damp)
+    # Diagonals of H^-1 = U^T U: column norms of U. The released code reads U's own diagonal instead.
+    divisor = upper.diagonal().square() if released else upper.square().sum(0).square()
+    columns = torch.zeros(weight.shape[1])
+    for rows in torch.split(weight, 16384):
+        columns += rows.square().sum(0)
+    return (columns / divisor).view(-1, group_size).sum(1) / (1 if released else weight.shape[0] * group_size)
+
+
+def mixed(spec: PlaneSpec, order: list[int], i: int) -> PlaneSpec:
+    """`spec` with one bit less for the first i groups of `order` and one more for the last i."""
+    bits = list(spec.bits)
+    for low, high in zip(order[:i], order[::-1][:i], strict=True):
+        bits[low] -= 1
+        bits[high] += 1
+    return replace(spec, bits=tuple(bits))
+
+
+def scan(weight: Tensor, inputs: Tensor, spec: PlaneSpec, order: list[int]) -> list[float]:
+    """KL( softmax(X Wq^T) || softmax(X W^T) ) for i = 0 .. groups // 2 - 1 pairs of changed groups, Wq rounded
+    without compensation.
+
+    One candidate differs from the one before in two groups, so only their outputs are computed again.
+
+    Args:
+        weight: float32 (rows, cols).
+        inputs: float32 (tokens, cols).
+        spec: the same bits for every group.
+        order: groups by rising salience.
+    """
+    size, bits = spec.group_size, spec.bits[0]
+    # Scales of their own for every group, so that rounding one group again leaves the others as they were.
+    spec = replace(spec, scale="fp16")
+    inputs = inputs[:: max(1, inputs.shape[0] * weight.shape[0] // OUTPUTS)]
+    reference = (inputs @ weight.T).softmax(1).clamp_min(FLOOR)
+    output = inputs @ _rounded(weight, spec).T
+    found = [_divergence(output, reference)]
+    for i in range(1, max(1, len(order) // 2)):
+        for group, change in ((order[i - 1], -1), (order[-i], 1)):
+            part = slice(group * size, (group + 1) * size)
+            one = replace(spec, bits=(bits,))
+            step = _rounded(weight[:, part], replace(one, bits=(bits + change,))) - _rounded(weight[:, part], one)
+            output.addmm_(inputs[:, part], step.T)
+        found.append(_divergence(output, reference))
+    return found
+
+
+def _rounded(weight: Tensor, spec: PlaneSpec) -> Tensor:
+    return sweep(weight, spec, minmax).pack().dequantize()
+
+
+def _divergence(output: Tensor, reference: Tensor) -> float:
+    p = output.softmax(1).clamp_min(FLOOR)
+    return float((p * (p / reference).log()).sum())

@@ -1,0 +1,60 @@
+"""Calibration data of a job: windows of tokens, or the batches given for a module."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from tailorbird.errors import DataError
+from tailorbird.formats.raw import raw_bytes
+from tailorbird.pipeline.prepare import Prepared
+from tailorbird.tasks.text import Tokenizer, documents, windows
+
+BATCH = 4
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Batches that run through the model together, and the digest of them all."""
+
+    batches: Sequence[Tensor]
+    digest: str
+
+
+def calibration(
+    job: Prepared, data: str | Path | Sequence[Tensor] | None, samples: int, length: int, seed: int
+) -> Calibration:
+    """Calibration data for a job; none at all where the method needs none.
+
+    Raises:
+        DataError: the data is of the wrong kind, or missing for a module from memory.
+    """
+    if not job.method.needs:
+        return Calibration([], "none")
+    if job.checkpoint is None:
+        if data is None or isinstance(data, str | Path) or not all(isinstance(batch, Tensor) for batch in data):
+            raise DataError(
+                f"method {job.method.name!r} on a module needs its input batches",
+                hint="pass data=[tensor, ...] or use method='rtn'",
+            )
+        return _digested([batch.float() if batch.is_floating_point() else batch for batch in data])
+    if data is not None and not isinstance(data, str | Path):
+        raise DataError(
+            "a language model is calibrated on text",
+            hint="pass a file name, or nothing for the packaged text",
+        )
+    tokenizer = Tokenizer.of(job.checkpoint)
+    tokens = [tokenizer.encode(text) for text in documents(data)]
+    return _digested(list(windows(tokens, length, samples, tokenizer.bos, seed).split(BATCH)))
+
+
+def _digested(batches: Sequence[Tensor]) -> Calibration:
+    digest = hashlib.sha256()
+    for batch in batches:
+        digest.update(repr((batch.dtype, tuple(batch.shape))).encode())
+        digest.update(raw_bytes(batch))
+    return Calibration(batches, digest.hexdigest())

@@ -1,0 +1,153 @@
+"""`compress`: a trained model and a budget in, a packed and verified artifact out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import tailorbird
+from tailorbird.artifact import Artifact
+from tailorbird.artifact.manifest import Manifest
+from tailorbird.artifact.partial import Partial
+from tailorbird.artifact.verify import close
+from tailorbird.files import write_atomic, write_json
+from tailorbird.measure.stream import Stream
+from tailorbird.pipeline.calibration import Calibration, calibration
+from tailorbird.pipeline.pieces import fit_piece
+from tailorbird.pipeline.prepare import Prepared, check_budget, prepare
+from tailorbird.pipeline.progress import Progress, silent
+from tailorbird.plan import Plan
+
+
+@dataclass
+class Result:
+    """What a compression gave.
+
+    Attributes:
+        artifact: the verified artifact.
+        facts: by part name: error, seconds, bytes.
+        seconds: by stage.
+    """
+
+    artifact: Artifact
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def compress(
+    model: str | Path | nn.Module,
+    out: str | Path,
+    *,
+    method: str = "gptq",
+    budget: str | Iterable[str] | None = None,
+    data: str | Path | Sequence[Tensor] | None = None,
+    samples: int = 64,
+    length: int = 512,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    plan: Plan | None = None,
+    resume: bool = False,
+    progress: Progress = silent,
+) -> Result:
+    """Compress a model into a folder and verify what was written.
+
+    Args:
+        model: a folder, a GGUF file, a Hub id, ``demo:gemma-270m``, or a torch module of linear layers.
+        out: folder of the artifact; it must not exist.
+        method: name of a registered method.
+        budget: such as ``3bits`` or ``120MB`` or several; 4.5 bits without one and without a plan.
+        data: calibration text (file or ``hub:`` name), None for the packaged text; input batches for a module.
+        samples: calibration windows.
+        length: tokens of a window.
+        seed: of every random choice.
+        options: options of the method.
+        plan: an edited plan to apply.
+        resume: go on with an unfinished job of the same options.
+        progress: told about every finished piece.
+
+    Returns:
+        The artifact with what was measured on the way. The same arguments give the same artifact digest on the
+        same machine, killed and resumed or not.
+
+    Raises:
+        TailorbirdError: see the subclasses; nothing that was there before is lost.
+    """
+    out = Path(out)
+    job = prepare(model, method, budget, options, plan)
+    data_in = calibration(job, data, samples, length, seed)
+    partial = Partial(out, _identity(job, data_in, seed), resume)
+    clock: dict[str, float] = {}
+    weights = _run(job, data_in, partial, progress, clock)
+    facts = {name: fact for piece in job.pieces for name, fact in partial.facts_of(piece).items()}
+    _finish(job, partial, weights)
+    with progress.stage("verify", clock):
+        close(out)
+    artifact = Artifact.open(out, digests=False)
+    check_budget(job.budget, artifact.nbytes, artifact.bits, "the artifact takes")
+    return Result(artifact, facts, clock)
+
+
+def _identity(job: Prepared, data: Calibration, seed: int) -> dict[str, Any]:
+    """Everything that decides the artifact's bytes."""
+    source = job.checkpoint.digest() if job.checkpoint else job.model.fingerprint()
+    return {
+        "version": tailorbird.__version__,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "model": source,
+        "plan": job.plan.to_json(),
+        "data": data.digest,
+        "seed": seed,
+    }
+
+
+@torch.no_grad()
+def _run(
+    job: Prepared, data: Calibration, partial: Partial, progress: Progress, clock: dict[str, float]
+) -> dict[str, str]:
+    """Fit every piece that is not finished; returns the digests of the fitted weights."""
+    torch.manual_seed(0)
+    stream: Stream | None = None
+    weights: dict[str, str] = {}
+    progress.begin(len(job.pieces))
+    for piece in job.pieces:
+        if job.method.needs and stream is None and (piece.block is not None or not job.model.anatomy.blocks):
+            stream = _stream(job, data, partial)
+        if not partial.done(piece):
+            planes, facts = fit_piece(job, piece, stream, progress, clock)
+            with progress.stage("pack", clock):
+                partial.write(piece, planes, {name: job.kept[name] for name in piece.kept}, facts)
+        else:
+            planes = partial.planes(piece) if stream is not None and piece.block is not None else {}
+        if stream is not None and piece.block is not None:
+            with progress.stage("measure", clock):
+                stream.advance(piece.block, {name: p.dequantize() for name, p in planes.items()})
+        weights |= {name: fact["digest"] for name, fact in partial.facts_of(piece).items()}
+        progress.advance(piece.file)
+    return weights
+
+
+def _stream(job: Prepared, data: Calibration, partial: Partial) -> Stream:
+    """Calibration data in front of the first block, through the compressed embedding where that is fitted first."""
+    first = job.pieces[0]
+    packed = partial.planes(first) if first.block is None and partial.done(first) else {}
+    name = job.model.anatomy.embedding
+    whole = None if name in packed or not name else job.model.read(f"{name}.weight")
+
+    def rows(ids: Tensor) -> Tensor:
+        return packed[name].gather(ids) if whole is None else whole[ids].float()
+
+    return Stream(job.model, data.batches, rows, partial.folder / "work" / "states")
+
+
+def _finish(job: Prepared, partial: Partial, weights: dict[str, str]) -> None:
+    specs = {name: spec for piece in job.pieces for name, spec in partial.specs_of(piece).items()}
+    for name, content in job.files.items():
+        write_atomic(partial.folder / name, content)
+    write_json(partial.folder / "plan.json", Plan(job.plan.method, job.plan.options, job.plan.parts, specs).to_json())
+    partial.finish(Manifest.of(partial.folder, weights))

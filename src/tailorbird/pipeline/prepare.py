@@ -1,0 +1,214 @@
+"""Before any weight is touched: the model is laid out, the method chosen, and every byte of the artifact planned."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from tailorbird.allocate.uniform import uniform
+from tailorbird.anatomy import Model, Part
+from tailorbird.artifact.layout import Segment, narrowed, planned_bytes, segments
+from tailorbird.artifact.reader import TOKENIZER
+from tailorbird.budget import Budget
+from tailorbird.checkpoint import Checkpoint, open_checkpoint
+from tailorbird.errors import BudgetError, UsageError
+from tailorbird.formats import BitPlanes, PlaneSpec
+from tailorbird.methods import Method, find
+from tailorbird.plan import Plan
+
+DEFAULT_BUDGET = "4.5bits"
+SMALL_FILES = (
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+# A line of the manifest: name, size and digest of a file, or name and digest of a weight.
+_MANIFEST_LINE = 110
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job that is decided but not begun.
+
+    Attributes:
+        model: the model, laid out.
+        checkpoint: where it comes from; None for a module from memory.
+        method: the method with its options.
+        budget: what was asked.
+        plan: what was decided.
+        pieces: what is fitted and written together, in order.
+        kept: tensors stored as they are, ready to write.
+        files: content of the artifact's other files by name.
+    """
+
+    model: Model
+    checkpoint: Checkpoint | None
+    method: Method
+    budget: Budget
+    plan: Plan
+    pieces: list[Segment]
+    kept: Mapping[str, Tensor]
+    files: Mapping[str, bytes]
+
+    @cached_property
+    def weight_bytes(self) -> int:
+        """Bytes of all safetensors files."""
+        return planned_bytes(self.pieces, self.plan.specs, self.kept)
+
+    @property
+    def other_bytes(self) -> int:
+        """Bytes of the other files the runtime loads, at most."""
+        return other_bytes(self.plan, self.pieces, self.files)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files the runtime loads, at most."""
+        return self.weight_bytes + self.other_bytes
+
+    @property
+    def bits(self) -> float:
+        """Stored bits a weight, at most: safetensors files and the plan."""
+        return 8 * (self.weight_bytes + plan_bytes(self.plan)) / self.plan.numel
+
+
+def prepare(
+    source: str | Path | nn.Module,
+    method: str = "gptq",
+    budget: str | Iterable[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+    plan: Plan | None = None,
+) -> Prepared:
+    """Lay out a model and decide the format of every part.
+
+    Args:
+        source: a folder, a GGUF file, a Hub id, ``demo:gemma-270m``, or a torch module of linear layers.
+        method: name of a registered method.
+        budget: such as ``3bits`` or ``120MB`` or several; without one and without a plan, 4.5 bits.
+        options: options of the method.
+        plan: an edited plan to apply instead of allocating; a budget beside it must hold.
+
+    Raises:
+        ModelError: the model can't be read.
+        BudgetError: the budget can't be kept; says what is the smallest possible.
+        UsageError: the plan does not belong to the model.
+    """
+    checkpoint = None if isinstance(source, nn.Module) else open_checkpoint(source)
+    model = Model.wrap(source) if isinstance(source, nn.Module) else Model.open(_some(checkpoint))
+    if plan is not None:
+        method, options = plan.method, dict(plan.options) | dict(options or {})
+    chosen = find(method).from_options(options or {})
+    asked = Budget.parse(budget if budget is not None else ([] if plan else DEFAULT_BUDGET))
+    pieces = segments(model)
+    kept = {name: narrowed(model.read(name)) for piece in pieces for name in piece.kept}
+    files = _files(checkpoint)
+    decided = Plan(method, chosen.options(), model.parts, _given(plan, model)) if plan else None
+    decided = decided or _allocate(model, chosen, asked, pieces, kept, files)
+    ready = Prepared(model, checkpoint, chosen, asked, decided, pieces, kept, files)
+    check_budget(asked, ready.nbytes, ready.bits, "the plan takes")
+    return ready
+
+
+def check_budget(budget: Budget, nbytes: int, bits: float, what: str) -> None:
+    """Raise BudgetError where bytes or bits exceed the budget."""
+    if budget.nbytes is not None and nbytes > budget.nbytes:
+        raise BudgetError(
+            f"{what} {nbytes} bytes, the budget is {budget.nbytes}",
+            hint="lower some bits, or raise the budget",
+        )
+    if budget.bits is not None and bits > budget.bits:
+        raise BudgetError(
+            f"{what} {bits:.4f} bits, the budget is {float(budget.bits)}", hint="lower some bits, or raise it"
+        )
+
+
+def plan_bytes(plan: Plan) -> int:
+    """Bytes of plan.json at most: as if every part had bits of its own for every group."""
+    plain = [spec.to_json() | {"bits": "0" * len(spec.bits)} for spec in plan.specs.values()]
+    extra = sum(
+        len(json.dumps(form)) - len(json.dumps(spec.to_json()))
+        for form, spec in zip(plain, plan.specs.values(), strict=True)
+    )
+    return len(json_bytes(plan.to_json())) + max(0, extra)
+
+
+def other_bytes(plan: Plan, pieces: list[Segment], files: Mapping[str, bytes]) -> int:
+    """Bytes of plan, manifest and the small files, at most."""
+    names = [*files, "plan.json", *(piece.file for piece in pieces), *(part.name for part in plan.parts)]
+    manifest = 256 + sum(len(name) + _MANIFEST_LINE for name in names)
+    return sum(len(data) for data in files.values()) + plan_bytes(plan) + manifest
+
+
+def json_bytes(value: Any) -> bytes:
+    """JSON as `files.write_json` writes it."""
+    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def _allocate(
+    model: Model,
+    method: Method,
+    budget: Budget,
+    pieces: list[Segment],
+    kept: Mapping[str, Tensor],
+    files: Mapping[str, bytes],
+) -> Plan:
+    """Uniform bits; the limit shrinks by what headers and the plan turn out to take."""
+
+    def cost(part: Part, spec: PlaneSpec) -> int:
+        return BitPlanes.plan(part.shape[0], spec).nbytes
+
+    def plan_of(bits: dict[str, PlaneSpec]) -> Plan:
+        return Plan(method.name, method.options(), model.parts, bits)
+
+    ones = plan_of({part.name: method.spec(part, 1) for part in model.parts})
+    files_bytes = other_bytes(ones, pieces, files)
+    headers = planned_bytes(pieces, ones.specs, kept) - ones.code_bytes + 64 * len(pieces)
+    limit = budget.weight_bytes(model.numel, files_bytes)
+    if budget.bits is not None:
+        limit = min(limit, int(budget.bits * model.numel / 8) - plan_bytes(ones))
+    try:
+        return plan_of(uniform(model.parts, method.spec, cost, limit - headers))
+    except BudgetError as error:
+        smallest = planned_bytes(pieces, ones.specs, kept)
+        coarse = replace(method, group_size=2**30)
+        least = planned_bytes(pieces, {part.name: coarse.spec(part, 1) for part in model.parts}, kept)
+        raise BudgetError(
+            f"the smallest possible with these options is {smallest + files_bytes} bytes "
+            f"({8 * (smallest + plan_bytes(ones)) / model.numel:.3f} bits a weight)",
+            hint=f"raise the budget, or take one group a row (group_size=1000000): {least + files_bytes} bytes",
+        ) from error
+
+
+def _given(plan: Plan, model: Model) -> dict[str, PlaneSpec]:
+    own = {part.name: part.shape for part in model.parts}
+    given = {part.name: part.shape for part in plan.parts}
+    if own != given:
+        odd = sorted(set(own.items()) ^ set(given.items()))[0][0]
+        raise UsageError(
+            f"the plan is not for {model.source}: part {odd!r} differs", hint="make one with --dry-run --json"
+        )
+    return dict(plan.specs)
+
+
+def _files(checkpoint: Checkpoint | None) -> dict[str, bytes]:
+    """Configuration and tokenizer as the artifact keeps them."""
+    if checkpoint is None:
+        return {}
+    files = {"config.json": json_bytes(checkpoint.config)}
+    if (path := checkpoint.tokenizer_file) is not None:
+        text = json.dumps(json.loads(path.read_bytes()), ensure_ascii=False, separators=(",", ":"))
+        files[TOKENIZER] = lzma.compress(text.encode(), preset=1)
+    small = {name: checkpoint.folder / name for name in SMALL_FILES}
+    return files | {name: path.read_bytes() for name, path in small.items() if path.is_file()}
+
+
+def _some(checkpoint: Checkpoint | None) -> Checkpoint:
+    assert checkpoint is not None
+    return checkpoint

@@ -1,0 +1,147 @@
+"""`Plan`: what was decided for every part. Plain data: printed, edited by hand, saved as JSON, applied again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from tailorbird.anatomy.part import Part, Role
+from tailorbird.errors import TailorbirdError, UsageError
+from tailorbird.formats import BitPlanes, PlaneSpec
+
+VERSION = 1
+_MAX_DIM = 2**31
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The format of every part.
+
+    Attributes:
+        method: name of the method that fits the parts.
+        options: its options, as plain data.
+        parts: what is compressed, embedding first, head last.
+        specs: format by part name.
+    """
+
+    method: str
+    options: Mapping[str, Any]
+    parts: Sequence[Part]
+    specs: Mapping[str, PlaneSpec]
+
+    @property
+    def numel(self) -> int:
+        """Weights that bits are counted over."""
+        return sum(part.numel for part in self.parts)
+
+    @property
+    def code_bytes(self) -> int:
+        """Bytes of all packed parts, by the real packer on the meta device, without file headers."""
+        return sum(self.part_bytes(part) for part in self.parts)
+
+    def part_bytes(self, part: Part) -> int:
+        """Bytes of one packed part."""
+        return BitPlanes.plan(part.shape[0], self.specs[part.name]).nbytes
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for plan.json."""
+        return {
+            "version": VERSION,
+            "method": self.method,
+            "options": dict(self.options),
+            "parts": [_part_json(part) | {"format": self.specs[part.name].to_json()} for part in self.parts],
+        }
+
+    @classmethod
+    def from_json(cls, data: Any, *, error: type[TailorbirdError] = UsageError, stored: int = 2**62) -> Plan:
+        """Read `to_json` back, checking everything.
+
+        Args:
+            data: parsed JSON.
+            error: what to raise.
+            stored: bytes there are; a plan that needs more weights or groups than they can hold is refused before
+                any is made.
+
+        Raises:
+            error: a field is missing, unknown or out of range; the message names the part.
+        """
+        try:
+            if data["version"] != VERSION:
+                raise error(
+                    f"plan version {data['version']!r} is not {VERSION}",
+                    hint="use the tailorbird that wrote it",
+                )
+            if not isinstance(data["method"], str) or not isinstance(data["options"], dict):
+                raise TypeError("method or options")
+            parts = [_part_from_json(entry) for entry in data["parts"]]
+            formats = [entry["format"] for entry in data["parts"]]
+            _check_sizes(parts, formats, stored, error)
+            specs = {part.name: _spec(part, form, error) for part, form in zip(parts, formats, strict=True)}
+        except (KeyError, TypeError, ValueError, AttributeError) as cause:
+            raise error(
+                f"this is not a plan: {type(cause).__name__}: {cause}", hint="make one with --dry-run --json"
+            ) from cause
+        if not parts or len(specs) != len(parts):
+            raise error("a plan needs parts, each once", hint="make one with --dry-run --json")
+        return cls(data["method"], data["options"], parts, specs)
+
+
+def _check_sizes(parts: Sequence[Part], formats: Sequence[Any], stored: int, error: type[TailorbirdError]) -> None:
+    """A weight takes a bit at least, a group of a row a byte."""
+    groups = [
+        part.shape[0] * -(-part.shape[1] // max(1, int(form["group_size"])))
+        for part, form in zip(parts, formats, strict=True)
+    ]
+    if sum(part.numel for part in parts) > 8 * stored or sum(groups) > stored:
+        raise error(
+            "the plan has more weights or groups than the files can hold",
+            hint="the plan belongs to other files",
+        )
+
+
+def _spec(part: Part, form: Any, error: type[TailorbirdError]) -> PlaneSpec:
+    try:
+        return PlaneSpec.from_json(form, part.shape[1])
+    except (UsageError, TypeError) as cause:
+        raise error(f"part {part.name}: {cause}", hint=getattr(cause, "hint", "") or "edit the plan") from cause
+
+
+def _part_json(part: Part) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "name": part.name,
+        "shape": list(part.shape),
+        "role": part.role,
+        "block": part.block,
+    }
+    if part.expert is not None:
+        data["expert"] = part.expert
+    if part.uses != 1:
+        data["uses"] = part.uses
+    if part.tied:
+        data["tied"] = list(part.tied)
+    return data
+
+
+def _part_from_json(data: Mapping[str, Any]) -> Part:
+    rows, cols = data["shape"]
+    numbers = [rows, cols, data.get("uses", 1)] + [
+        data[key] for key in ("block", "expert") if data.get(key) is not None
+    ]
+    if (
+        not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < _MAX_DIM for n in numbers)
+        or not rows * cols
+    ):
+        raise ValueError(f"shape, block, expert and uses must be natural numbers: {dict(data)}")
+    tied = data.get("tied", [])
+    if data["role"] not in get_args(Role) or not all(isinstance(name, str) for name in [data["name"], *tied]):
+        raise ValueError(f"role or names of {dict(data)}")
+    return Part(
+        data["name"],
+        (rows, cols),
+        data["role"],
+        data["block"],
+        data.get("expert"),
+        data.get("uses", 1),
+        tuple(tied),
+    )

@@ -1,0 +1,48 @@
+"""Finding methods and anatomies: the built-in ones and those that installed packages bring through entry points."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+from tailorbird.errors import UsageError
+
+T = TypeVar("T")
+
+
+def builtin(package: str, kind: Callable[[Any], bool]) -> list[Any]:
+    """Every object of a kind that a module of `package` defines at its top, in order of module name."""
+    folder = importlib.import_module(package)
+    found: list[Any] = []
+    for info in pkgutil.iter_modules(folder.__path__):
+        module = importlib.import_module(f"{package}.{info.name}")
+        found += [value for value in vars(module).values() if kind(value) and value not in found]
+    return found
+
+
+def installed(group: str, kind: type[T]) -> list[T]:
+    """Objects other packages offer in an entry-point group.
+
+    Raises:
+        UsageError: an entry can't be imported or is not what the group promises; the message names the package.
+    """
+    found: list[T] = []
+    for entry in entry_points(group=group):
+        package = entry.dist.name if entry.dist else entry.value
+        try:
+            value = entry.load()
+        except Exception as cause:
+            raise UsageError(
+                f"{group} entry {entry.name!r} of package {package!r} can't be imported: {cause}",
+                hint=f"mend or uninstall {package}",
+            ) from cause
+        if not isinstance(value, kind):
+            raise UsageError(
+                f"{group} entry {entry.name!r} of package {package!r} is {type(value).__name__}, not {kind.__name__}",
+                hint=f"mend or uninstall {package}",
+            )
+        found.append(value)
+    return found

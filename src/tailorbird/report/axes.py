@@ -1,0 +1,42 @@
+"""Frames, grid lines and tick labels shared by the charts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tailorbird.report.scale import Scale
+from tailorbird.report.svg import label, rule, tag
+from tailorbird.report.text import esc, tick_text
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The rectangle in which data are drawn, in pixels from the top left."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+def x_axis(frame: Frame, ticks: list[tuple[float, str]], name: str, *, grid: bool = True) -> str:
+    """Base line, tick labels at the given pixels and the axis' name, centred below."""
+    marks = [rule(frame.left, frame.bottom, frame.right, frame.bottom, "lead")]
+    for x, text in ticks:
+        top = frame.top if grid else frame.bottom
+        marks.append(rule(x, top, x, frame.bottom + 4, "grid" if grid else "lead"))
+        marks.append(label(x, frame.bottom + 18, text, anchor="middle", class_="soft"))
+    marks.append(label((frame.left + frame.right) / 2, frame.bottom + 38, name, anchor="middle"))
+    return tag("g", *marks)
+
+
+def y_axis(frame: Frame, scale: Scale, name: str, *, count: int = 6) -> str:
+    """Grid lines with their values on the left and the axis' name along it."""
+    marks = []
+    for value in scale.ticks(count):
+        y = scale(value)
+        marks.append(rule(frame.left, y, frame.right, y, "grid"))
+        marks.append(label(frame.left - 7, y + 4, tick_text(value), anchor="end", class_="soft"))
+    middle = (frame.top + frame.bottom) / 2
+    turned = tag("text", esc(name), transform=f"translate(14 {middle:g}) rotate(-90)", text_anchor="middle")
+    return tag("g", *marks, turned)

@@ -1,0 +1,1 @@
+"""Running a compressed model: modules whose weights stay packed, and text generation."""

@@ -1,0 +1,1 @@
+"""Calibration text, and evaluation: perplexity, divergence from the original, multiple choice."""

@@ -1,0 +1,20 @@
+"""Settings for the whole suite: no network, no surprises from the terminal, the same examples every time."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+# Before any test imports a library that reads them.
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    TOKENIZERS_PARALLELISM="false",
+    NO_COLOR="1",
+    TERM="dumb",
+    COLUMNS="120",
+)
+
+settings.register_profile("tailorbird", deadline=None, derandomize=True)
+settings.load_profile("tailorbird")
