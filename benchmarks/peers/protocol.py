@@ -121,9 +121,7 @@ class Results:
     def __init__(self, path: Path, header: dict[str, Any]) -> None:
         self.path, self.header = path, header
         known = json.loads(path.read_text())["rows"] if path.exists() else []
-        self._known = {
-            tuple(row[name] for name in ("peer", "version", "type", "settings")): row for row in known
-        }
+        self._known = {tuple(row[name] for name in ("peer", "version", "type", "settings")): row for row in known}
 
     def run(self, jobs: list[Job]) -> Iterator[tuple[dict[str, Any], bool]]:
         """Run the jobs that have no row yet; yield each row and whether it was kept."""

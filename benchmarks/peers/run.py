@@ -76,8 +76,7 @@ def _header(options: argparse.Namespace, source: demo.Source, calibration: str) 
         "versions": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
         "model": _named(source.gguf) | {"weights": source.weights},
         "text": _named(options.text),
-        "calibration": _named(options.calibration)
-        | {"windows": options.calibration_windows, "id": calibration},
+        "calibration": _named(options.calibration) | {"windows": options.calibration_windows, "id": calibration},
         "protocol": (protocol.__doc__ or "").strip(),
         "tokenizers_agree": True,
     }
@@ -146,9 +145,7 @@ def main() -> None:
     if ids != llama_cpp_peer.tokenise(source.gguf, text):
         raise SystemExit("llama.cpp and transformers cut the text into different tokens: no fair comparison")
     cut = protocol.windows(ids, options.tokens, tokenizer.bos_token_id)
-    importance, calibration = imatrix.cached(
-        source.folder, tokenizer, options.calibration, options.calibration_windows
-    )
+    importance, calibration = imatrix.cached(source.folder, tokenizer, options.calibration, options.calibration_windows)
     results = protocol.Results(options.out, _header(options, source, calibration))
     for row, kept in results.run(Bench(options, source, cut, importance, calibration).jobs()):
         size = f"{row['bytes'] / 1e6:7.1f} MB {row['bits']:6.2f} bits  perplexity {row['perplexity']:9.3f}"

@@ -10,7 +10,8 @@ from fractions import Fraction
 from tailorbird.errors import UsageError
 
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-_FORM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(bits?|[kmg]?i?b)\s*", re.IGNORECASE)
+# ASCII digits and few of them: int() refuses thousands, and other alphabets have letters that lower to more than one.
+_FORM = re.compile(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*(bits?|b|[kmg]i?b)\s*", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,19 @@ import errno
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tailorbird.errors import ArtifactError, ResourceError, TailorbirdError
+from tailorbird.errors import ArtifactError, ResourceError, TailorbirdError, UsageError
 
 MAX_JSON_BYTES = 64 * 2**20
+MAX_TOML_BYTES = 2**20
 _CHUNK = 2**20
+# No space, no quota, or a limit on the size of a file: freeing or allowing some lets the job go on.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -33,11 +37,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
         aside.replace(path)
         _fsync_folder(path.parent)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in _FULL:
             raise disk_full(path, error) from error
         raise
     finally:
         aside.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what `atomic_path` had begun in `folder` when its process was killed."""
+    for path in folder.glob(".*.partial"):
+        if path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def disk_full(path: Path, cause: BaseException) -> ResourceError:
@@ -77,6 +88,24 @@ def read_json(path: Path, *, limit: int = MAX_JSON_BYTES, error: type[Tailorbird
         raise error(f"{path} is missing", hint="check the path, or fetch the file again") from None
     except (OSError, ValueError, RecursionError) as cause:
         raise error(f"{path} can't be read as JSON: {cause}", hint="fetch or make the file again") from cause
+
+
+def read_toml(path: Path, *, limit: int = MAX_TOML_BYTES, error: type[TailorbirdError] = UsageError) -> dict[str, Any]:
+    """Read TOML of at most `limit` bytes.
+
+    Raises:
+        error: missing, too large, not UTF-8, or not TOML.
+    """
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        if path.stat().st_size > limit:
+            raise error(f"{path} is larger than {limit} bytes", hint="a recipe is a few lines of TOML")
+        return dict(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as cause:
+        raise error(f"{path} can't be read as TOML: {cause}", hint="check the path and the file") from cause
 
 
 def sha256(path: Path) -> str:

@@ -12,6 +12,8 @@ from tailorbird.formats import BitPlanes, PlaneSpec
 
 VERSION = 1
 _MAX_DIM = 2**31
+# Groups of a row, over all parts: bits are kept for each, and a plan of a few bytes must not ask for gigabytes.
+_MAX_GROUPS = 2**25
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Plan:
             formats = [entry["format"] for entry in data["parts"]]
             _check_sizes(parts, formats, stored, error)
             specs = {part.name: _spec(part, form, error) for part, form in zip(parts, formats, strict=True)}
-        except (KeyError, TypeError, ValueError, AttributeError) as cause:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as cause:
             raise error(
                 f"this is not a plan: {type(cause).__name__}: {cause}", hint="make one with --dry-run --json"
             ) from cause
@@ -89,11 +91,9 @@ class Plan:
 
 def _check_sizes(parts: Sequence[Part], formats: Sequence[Any], stored: int, error: type[TailorbirdError]) -> None:
     """A weight takes a bit at least, a group of a row a byte."""
-    groups = [
-        part.shape[0] * -(-part.shape[1] // max(1, int(form["group_size"])))
-        for part, form in zip(parts, formats, strict=True)
-    ]
-    if sum(part.numel for part in parts) > 8 * stored or sum(groups) > stored:
+    groups = [-(-part.shape[1] // max(1, int(form["group_size"]))) for part, form in zip(parts, formats, strict=True)]
+    of_rows = sum(part.shape[0] * count for part, count in zip(parts, groups, strict=True))
+    if sum(part.numel for part in parts) > 8 * stored or of_rows > stored or sum(groups) > _MAX_GROUPS:
         raise error(
             "the plan has more weights or groups than the files can hold",
             hint="the plan belongs to other files",
@@ -134,7 +134,11 @@ def _part_from_json(data: Mapping[str, Any]) -> Part:
     ):
         raise ValueError(f"shape, block, expert and uses must be natural numbers: {dict(data)}")
     tied = data.get("tied", [])
-    if data["role"] not in get_args(Role) or not all(isinstance(name, str) for name in [data["name"], *tied]):
+    if (
+        not isinstance(tied, list)
+        or data["role"] not in get_args(Role)
+        or not all(isinstance(name, str) for name in [data["name"], *tied])
+    ):
         raise ValueError(f"role or names of {dict(data)}")
     return Part(
         data["name"],

@@ -1,12 +1,14 @@
-"""The simple allocation: the same bits everywhere, and what is left spent on the parts inside the blocks first.
+"""The simple allocation: the same bits everywhere, and what is left spent where it buys most.
 
-Inside a block a weight is worth more than in the embedding or the head (measured in docs/benchmarks.md), and a
-block's parts are small, so that raising them one by one fills a budget to within the smallest part.
+Parts inside the blocks are raised one bit first (measured in docs/benchmarks.md: a weight there is worth more than one of the
+embedding or the head, and costs less in all); then the embedding and the head as far as the budget goes, by groups of
+columns; then the blocks once more. Parts of blocks are small, so the budget is used to within the smallest of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from tailorbird.anatomy.part import Part
 from tailorbird.errors import BudgetError
@@ -14,14 +16,10 @@ from tailorbird.formats import PlaneSpec
 from tailorbird.formats.spec import MAX_BITS
 
 SpecOf = Callable[[Part, int], PlaneSpec]
-Cost = Callable[[Mapping[str, PlaneSpec]], int]
-# Parts of blocks run ahead of the embedding and the head by at most this many bits.
-LEAD = 2
+CostOf = Callable[[Part, PlaneSpec], int]
 
 
-def uniform(
-    parts: Sequence[Part], spec_of: SpecOf, cost_of: Callable[[Part, PlaneSpec], int], limit: int
-) -> dict[str, PlaneSpec]:
+def uniform(parts: Sequence[Part], spec_of: SpecOf, cost_of: CostOf, limit: int) -> dict[str, PlaneSpec]:
     """Choose bits for every part so that their sum of bytes is at most `limit` and close to it.
 
     Args:
@@ -36,23 +34,39 @@ def uniform(
     Raises:
         BudgetError: even one bit everywhere is too large; says what the smallest size is.
     """
-    cost = {(part.name, bits): cost_of(part, spec_of(part, bits)) for part in parts for bits in range(1, MAX_BITS + 1)}
-    levels = [bits for bits in range(1, MAX_BITS + 1) if sum(cost[part.name, bits] for part in parts) <= limit]
-    if not levels:
-        smallest = sum(cost[part.name, 1] for part in parts)
-        raise BudgetError(
-            f"the weights need at least {smallest} bytes (1 bit a weight with its scales), the budget leaves {limit}",
-            hint=f"raise the budget by {smallest - limit} bytes, or take larger groups",
-        )
-    bits = {part.name: max(levels) for part in parts}
-    left = limit - sum(cost[part.name, bits[part.name]] for part in parts)
+    left, specs = _base(parts, spec_of, cost_of, limit)
     inner = [part for part in parts if part.role not in ("embedding", "head")]
     outer = [part for part in parts if part.role in ("embedding", "head")]
-    rounds = [inner] * LEAD + [outer, inner] if outer else [inner]
-    for part in (part for turn in rounds for part in turn):
-        if bits[part.name] < MAX_BITS:
-            step = cost[part.name, bits[part.name] + 1] - cost[part.name, bits[part.name]]
+    for part in [*inner, *outer, *inner]:
+        for groups in _steps(part, specs[part.name], part in outer):
+            raised = _raise(specs[part.name], groups)
+            step = cost_of(part, raised) - cost_of(part, specs[part.name])
             if step <= left:
-                bits[part.name] += 1
-                left -= step
-    return {part.name: spec_of(part, bits[part.name]) for part in parts}
+                specs[part.name], left = raised, left - step
+                break
+    return specs
+
+
+def _base(parts: Sequence[Part], spec_of: SpecOf, cost_of: CostOf, limit: int) -> tuple[int, dict[str, PlaneSpec]]:
+    """The most bits that all parts can have alike, and the bytes that leaves."""
+    for bits in range(MAX_BITS, 0, -1):
+        specs = {part.name: spec_of(part, bits) for part in parts}
+        total = sum(cost_of(part, specs[part.name]) for part in parts)
+        if total <= limit:
+            return limit - total, specs
+    raise BudgetError(
+        f"the weights need at least {total} bytes (1 bit a weight with its scales), the budget leaves {limit}",
+        hint=f"raise the budget by {total - limit} bytes, or take larger groups",
+    )
+
+
+def _steps(part: Part, spec: PlaneSpec, by_groups: bool) -> range:
+    """How many groups to raise, most first."""
+    groups = len(spec.bits) if max(spec.bits) < MAX_BITS else 0
+    return range(groups, 0, -1) if by_groups else range(groups, 0, -max(1, groups))
+
+
+def _raise(spec: PlaneSpec, groups: int) -> PlaneSpec:
+    """One more bit for the last groups: in a sweep nothing after them can make up for their errors."""
+    keep = len(spec.bits) - groups
+    return replace(spec, bits=spec.bits[:keep] + tuple(bits + 1 for bits in spec.bits[keep:]))

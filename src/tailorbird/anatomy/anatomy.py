@@ -59,7 +59,11 @@ class Anatomy:
     def _packable(self, name: str, layer: nn.Module, tied: bool) -> bool:
         if name == self.head and tied:
             return False
-        return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Embedding) and name == self.embedding)
+        if isinstance(layer, nn.Embedding):
+            return name == self.embedding
+        # Layers between the embedding and the blocks (OPT 350M's projections) are few and small: stored as they are.
+        inside = not self.blocks or name == self.head or name.startswith(f"{self.blocks}.")
+        return isinstance(layer, nn.Linear) and inside
 
     def _part(self, name: str, layer: nn.Module, tied: bool) -> Part:
         weight = layer.weight

@@ -19,6 +19,10 @@ from tailorbird.errors import ModelError
 from tailorbird.formats.raw import raw_bytes
 
 
+# Numbers looked at or converted at once.
+CHUNK = 2**22
+
+
 class Shaped(Protocol):
     """Anything with a shape."""
 
@@ -113,6 +117,14 @@ class Model:
             ModelError: the family is unknown, or a tensor is missing or has another shape than the configuration says.
         """
         anatomy = anatomy_of(source.config, source.source)
+        layers = source.config.get("num_hidden_layers", 0)
+        if not isinstance(layers, int) or layers > len(source.tensors):
+            # Before anything is built: a module takes memory even without its weights.
+            raise ModelError(
+                f"{source.source}: config.json says {str(layers)[:40]!r} layers, "
+                f"there are {len(source.tensors)} tensors",
+                hint="config.json does not belong to these weights: fetch both again",
+            )
         module = build(source.config, source.source)
         return cls(module, anatomy, source, source.config, source.source)
 
@@ -140,18 +152,44 @@ class Model:
         Raises:
             ModelError: it is not finite.
         """
-        tensor = self.weights.read(self._names[name])
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        return self._finite(name, self.weights.read(self._names[name]))
+
+    def gather(self, name: str, index: Tensor) -> Tensor:
+        """Some rows of a tensor, in its stored dtype; only a few rows more than those are in memory at a time.
+
+        Args:
+            name: the tensor's name in the module, two dimensions.
+            index: int64 (n,), rising.
+
+        Raises:
+            ModelError: a row is not finite.
+        """
+        rows, cols = self.weights.tensors[self._names[name]].shape
+        found = []
+        for low, high in _spans(rows, cols):
+            mine = index[(index >= low) & (index < high)]
+            if len(mine):
+                found.append(self.weights.read_rows(self._names[name], low, high)[mine - low])
+        return self._finite(name, torch.cat(found))
+
+    def weight(self, part: Part) -> Tensor:
+        """A part's weight as float32 (rows, cols): the one in place where its module is filled, else read."""
+        placed = self.module.get_submodule(part.name).get_parameter("weight")
+        if not placed.is_meta:
+            return placed.data.float()
+        weight = torch.empty(part.shape)
+        for low, high in _spans(*part.shape):
+            weight[low:high] = self._finite(part.tensor, self.read_rows(part, low, high))
+        return weight
+
+    def _finite(self, name: str, tensor: Tensor) -> Tensor:
+        pieces = tensor.reshape(-1).split(CHUNK) if tensor.is_floating_point() else ()
+        if not all(bool(torch.isfinite(piece).all()) for piece in pieces):
             raise ModelError(
                 f"{self.source}: tensor {self._names[name]!r} has values that are not finite (NaN or infinity)",
                 hint="the checkpoint is damaged: fetch it again, or take an earlier one",
             )
         return tensor
-
-    def weight(self, part: Part) -> Tensor:
-        """A part's weight as float32 (rows, cols): the one in place where its module is filled, else read."""
-        placed = self.module.get_submodule(part.name).get_parameter("weight")
-        return self.read(part.tensor).float() if placed.is_meta else placed.data.float()
 
     def fingerprint(self) -> str:
         """SHA-256 over all tensors; for models without a checkpoint."""
@@ -199,7 +237,8 @@ class Model:
         head, embedding = self.anatomy.head, self.anatomy.embedding
         if not head or not embedding:
             return False
-        return f"{head}.weight" not in self.weights.tensors or bool(self.config.get("tie_word_embeddings", False))
+        said = getattr(getattr(self.module, "config", None), "tie_word_embeddings", None)
+        return f"{head}.weight" not in self.weights.tensors if said is None else bool(said)
 
     def _source_names(self) -> dict[str, str]:
         """The checkpoint's name of every tensor; checkpoints of the bare decoder lack the outer ``model.``.
@@ -224,3 +263,8 @@ class Model:
                     hint="config.json does not belong to these weights: fetch both again",
                 )
         return names
+
+
+def _spans(rows: int, cols: int) -> Iterator[tuple[int, int]]:
+    step = max(1, CHUNK // max(1, cols))
+    return ((low, min(low + step, rows)) for low in range(0, rows, step))

@@ -12,6 +12,16 @@ from torch import nn
 
 from tailorbird.errors import ModelError, require
 
+# Types of the weights are the checkpoint's own; the others could name code to fetch and run.
+_IGNORED = (
+    "auto_map",
+    "quantization_config",
+    "dtype",
+    "torch_dtype",
+    "attn_implementation",
+    "experts_implementation",
+)
+
 
 @contextmanager
 def weightless() -> Iterator[None]:
@@ -38,11 +48,7 @@ def build(config: dict[str, Any], source: str) -> nn.Module:
         MissingExtra: transformers is not installed (extra ``hf``).
     """
     transformers = require("transformers", extra="hf")
-    settings = {
-        key: value
-        for key, value in config.items()
-        if key not in ("auto_map", "quantization_config", "dtype", "torch_dtype")
-    }
+    settings = {key: value for key, value in config.items() if key not in _IGNORED and not key.startswith("_")}
     try:
         made = transformers.AutoConfig.for_model(**settings)
         with weightless(), warnings.catch_warnings():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +93,11 @@ class Manifest:
         return cls({name: (size, digest) for name, (size, digest) in files.items()}, weights, verified)
 
 
-def weight_digest(codes: Tensor, grid: Grid) -> str:
-    """Digest of what a weight means: its codes (uint8 (rows, cols)), scales and offsets, however they are packed."""
-    scale, offset = grid.values()
+def weight_digest(codes: Iterable[Tensor], grid: Grid) -> str:
+    """Digest of what a weight means: its codes (uint8 (some rows, cols), one after the other), scales and offsets,
+    however they are packed."""
     digest = hashlib.sha256()
-    for tensor in (codes, scale, offset):
+    for tensor in chain(codes, grid.values()):
         digest.update(raw_bytes(tensor))
     return digest.hexdigest()
 

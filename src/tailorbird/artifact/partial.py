@@ -1,11 +1,14 @@
 """An artifact in the making: a folder beside the final one, where every finished piece is kept.
 
 A piece is there whole or not at all, so a job killed at any moment goes on from the last finished piece and ends
-with the same bytes.
+with the same bytes. ``job.json`` says whose job it is; it stays in the finished artifact (nothing loads it), so that
+a job killed after the artifact got its name can be told from another one and go on too.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +17,10 @@ from typing import Any
 from torch import Tensor
 
 from tailorbird.artifact.layout import Segment, tensors_of
+from tailorbird.artifact.manifest import NAME as MANIFEST
 from tailorbird.artifact.manifest import Manifest
 from tailorbird.errors import ArtifactError, UsageError
-from tailorbird.files import read_json, write_json
+from tailorbird.files import read_json, remove_leftovers, write_json
 from tailorbird.formats import BitPlanes, PlaneSpec
 from tailorbird.formats.safetensors_header import read_header, read_tensor
 from tailorbird.formats.safetensors_write import write
@@ -25,7 +29,7 @@ JOB = "job.json"
 
 
 class Partial:
-    """The folder ``OUT.partial`` of a job.
+    """The folder ``OUT.partial`` of a job, or OUT itself where the job was killed after it got its name.
 
     Args:
         out: where the artifact will be.
@@ -33,26 +37,30 @@ class Partial:
         resume: go on from what is there.
 
     Raises:
-        UsageError: `out` exists, or a partial folder exists and is not to be, or can't be, resumed.
+        UsageError: `out` exists and is not of this job, or a partial folder exists and is not to be, or can't be,
+            resumed.
     """
 
     def __init__(self, out: Path, job: Mapping[str, Any], resume: bool) -> None:
         self.out, self.folder = out, partial_folder(out)
-        self.facts = self.folder / "work"
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        self.job = {name: _short(value) for name, value in job.items()}
+        self.named = resume and (out / JOB).is_file() and (out / MANIFEST).is_file()
+        if self.named:
+            self.folder = out
+        elif out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UsageError(f"{out} exists", hint="choose another folder with --out, or remove this one")
-        if self.folder.exists() and not resume:
-            raise UsageError(
-                f"{self.folder} holds an unfinished job",
-                hint="go on with --resume, or remove that folder to start anew",
-            )
-        if (self.folder / JOB).exists() and read_json(self.folder / JOB) != job:
-            raise UsageError(
-                f"{self.folder} is from another job (model, data, options or version differ)",
-                hint="give the same options to --resume, or remove that folder to start anew",
-            )
-        self.facts.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / JOB, job)
+        self._check(resume)
+        self.facts = self.folder / "work"
+        if not self.named:
+            self.facts.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / JOB, {"job": self.job})
+        for folder in (self.folder, self.facts):
+            remove_leftovers(folder)
+
+    @property
+    def verified(self) -> bool:
+        """The artifact has its name and was verified."""
+        return self.named and Manifest.read(self.folder).verified
 
     def done(self, piece: Segment) -> bool:
         """The piece was finished."""
@@ -72,7 +80,10 @@ class Partial:
 
     def facts_of(self, piece: Segment) -> dict[str, Any]:
         """What `write` was told about a piece."""
-        return dict(read_json(self._facts_file(piece))["facts"])
+        if self._facts_file(piece).exists():
+            return dict(read_json(self._facts_file(piece))["facts"])
+        # The artifact was verified and `close` took the single files away.
+        return dict(read_json(self.folder / JOB)["facts"][piece.file])
 
     def specs_of(self, piece: Segment) -> dict[str, PlaneSpec]:
         """The formats of a finished piece's parts."""
@@ -91,12 +102,41 @@ class Partial:
 
     def finish(self, manifest: Manifest) -> None:
         """Write the manifest and give the folder its name; it still counts as unverified."""
-        shutil.rmtree(self.facts, ignore_errors=True)
-        (self.folder / JOB).unlink(missing_ok=True)
+        shutil.rmtree(self.facts / "states", ignore_errors=True)
         manifest.write(self.folder)
         if self.out.exists():
             self.out.rmdir()
         self.folder.rename(self.out)
+        self.folder, self.facts, self.named = self.out, self.out / "work", True
+
+    def close(self, pieces: list[Segment]) -> None:
+        """The artifact is verified: gather the facts in job.json and remove what only an unfinished job needs."""
+        if self.facts.exists():
+            write_json(self.folder / JOB, {"job": self.job, "facts": {p.file: self.facts_of(p) for p in pieces}})
+            shutil.rmtree(self.facts)
+
+    def abandon(self) -> None:
+        """Remove the folder if no piece was finished: there is nothing to resume."""
+        if not self.named and not any(self.folder.glob("*.safetensors")):
+            shutil.rmtree(self.folder)
+
+    def _check(self, resume: bool) -> None:
+        if self.folder.exists() and not resume:
+            raise UsageError(
+                f"{self.folder} holds an unfinished job",
+                hint="go on with --resume, or remove that folder to start anew",
+            )
+        if not (self.folder / JOB).exists():
+            return
+        found = read_json(self.folder / JOB)
+        before = found.get("job") if isinstance(found, dict) else None
+        if before != self.job:
+            other = before if isinstance(before, dict) else {}
+            odd = [name for name, value in self.job.items() if other.get(name) != value]
+            raise UsageError(
+                f"{self.folder} is from another job: {', '.join(odd)} differ{'s' * (len(odd) == 1)}",
+                hint="give the same options to --resume, or remove that folder to start anew",
+            )
 
     def _facts_file(self, piece: Segment) -> Path:
         return self.facts / f"{piece.file}.json"
@@ -105,3 +145,10 @@ class Partial:
 def partial_folder(out: Path) -> Path:
     """Where the unfinished artifact of `out` lies."""
     return out.with_name(f"{out.name}.partial")
+
+
+def _short(value: Any) -> Any:
+    """Plain values as they are, anything longer (a plan) as its digest."""
+    if isinstance(value, str | int):
+        return value
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tailorbird.errors import DataError
+from tailorbird.errors import DataError, UsageError
 
 
 def damped(gram: Tensor, damp: float) -> tuple[Tensor, Tensor]:
@@ -39,12 +39,15 @@ def sweep_factor(gram: Tensor, damp: float = 0.01) -> tuple[Tensor, Tensor]:
         U, float32 (cols, cols), and the dead columns, bool (cols,).
 
     Raises:
+        UsageError: damp is negative, above 10 or no number.
         DataError: the Gram matrix has values that are no numbers, so the calibration data or the model is broken.
     """
     if not torch.isfinite(gram.diagonal()).all():
         raise DataError(
             "calibration statistics are not finite", hint="check the model for NaN and the calibration text"
         )
+    if not 0 <= damp <= 10:
+        raise UsageError(f"damp={damp} is not between 0 and 10", hint="0.01 is usual")
     while damp <= 10:
         matrix, dead = damped(gram, damp)
         lower, info = torch.linalg.cholesky_ex(matrix, out=(matrix, torch.empty((), dtype=torch.int32)))
@@ -53,5 +56,5 @@ def sweep_factor(gram: Tensor, damp: float = 0.01) -> tuple[Tensor, Tensor]:
             upper, info = torch.linalg.cholesky_ex(inverse, upper=True)
             if not info and torch.isfinite(upper.diagonal()).all():
                 return upper, dead
-        damp *= 10
+        damp = max(10 * damp, 1e-4)
     raise DataError("calibration statistics are singular even with damping 10", hint="use more calibration text")

@@ -147,7 +147,7 @@ class _Chunk:
         scale, offset = self.scale[g], self.offset[g]
         code = (w - offset).div_(scale).round_().clamp_(0, 2 ** self.spec.bits[g] - 1)
         self.codes[column] = code
-        return torch.addcmul(offset, code, scale, out=code)
+        return code.mul_(scale).add_(offset)
 
     def grid(self) -> Grid:
         """The stored form of all groups."""

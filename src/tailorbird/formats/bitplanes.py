@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -61,10 +62,7 @@ class BitPlanes:
     @classmethod
     def plan(cls, rows: int, spec: PlaneSpec) -> BitPlanes:
         """The same arrays on the meta device: shapes and bytes from the real packer, no memory."""
-        codes = torch.empty(rows, spec.cols, dtype=torch.uint8, device="meta")
-        scale = torch.empty(rows, len(spec.bits), device="meta")
-        order = torch.empty(spec.cols, dtype=torch.int32, device="meta")
-        return cls.pack(codes, Grid.store(scale, scale, spec), spec, order)
+        return _planned(rows, spec)
 
     @classmethod
     def from_arrays(cls, rows: int, spec: PlaneSpec, arrays: Mapping[str, Tensor]) -> BitPlanes:
@@ -136,10 +134,20 @@ class BitPlanes:
         codes = _unpack_rows(arrays["planes"], self.spec)
         n, groups = scale.shape
         grouped = codes.view(n, groups, self.spec.group_size).float()
-        weight = torch.addcmul(offset[:, :, None], grouped, scale[:, :, None]).view(n, -1)
+        # Two roundings as the definition has them; addcmul fuses them or not, depending on shapes and processor.
+        weight = grouped.mul_(scale[:, :, None]).add_(offset[:, :, None]).view(n, self.spec.cols)
         if self.spec.column_order:
             weight = torch.empty_like(weight).index_copy_(1, arrays["column_order"].long(), weight)
         return weight
+
+
+@lru_cache(maxsize=4096)
+def _planned(rows: int, spec: PlaneSpec) -> BitPlanes:
+    # Cached: a model has few shapes and many parts, and an allocation asks for each at every number of bits.
+    codes = torch.empty(rows, spec.cols, dtype=torch.uint8, device="meta")
+    scale = torch.empty(rows, len(spec.bits), device="meta")
+    order = torch.empty(spec.cols, dtype=torch.int32, device="meta")
+    return BitPlanes.pack(codes, Grid.store(scale, scale, spec), spec, order)
 
 
 def _pack_rows(codes: Tensor, spec: PlaneSpec) -> Tensor:
@@ -159,12 +167,13 @@ def _unpack_rows(packed: Tensor, spec: PlaneSpec) -> Tensor:
         n = len(groups) * spec.group_size
         width = bits * -(-n // 8)
         codes = unpack_bits(packed[:, start : start + width], bits, n)
-        out[:, groups] = codes.reshape(-1, len(groups), spec.group_size)
+        out[:, groups] = codes.reshape(len(packed), len(groups), spec.group_size)
         start += width
-    return out.view(packed.shape[0], -1)
+    return out.view(packed.shape[0], spec.cols)
 
 
 def _pack_chunked(codes: Tensor, spec: PlaneSpec) -> Tensor:
     """Pack a few rows at a time: the temporaries of a 262,144-row embedding would be gigabytes."""
-    parts = [_pack_rows(codes[a : a + ROW_CHUNK], spec) for a in range(0, codes.shape[0], ROW_CHUNK)]
+    step = codes.shape[0] if codes.is_meta else ROW_CHUNK
+    parts = [_pack_rows(codes[a : a + step], spec) for a in range(0, codes.shape[0], step)]
     return torch.cat(parts) if len(parts) > 1 else parts[0]

@@ -139,4 +139,4 @@ def _to_bits(values: Tensor, bits: int) -> Tensor:
 
 def _from_bits(flat: Tensor, bits: int) -> Tensor:
     shifts = torch.arange(bits, dtype=torch.uint8)
-    return (flat.reshape(flat.shape[0], -1, bits) << shifts).sum(2)
+    return (flat.reshape(flat.shape[0], flat.shape[1] // bits, bits) << shifts).sum(2)

@@ -35,9 +35,9 @@ class PlaneSpec:
 
     def __post_init__(self) -> None:
         """Refuse what the format can't hold."""
-        if not self.bits or any(not isinstance(b, int) or not 1 <= b <= MAX_BITS for b in self.bits):
+        if not self.bits or any(type(b) is not int or not 1 <= b <= MAX_BITS for b in self.bits):
             raise UsageError(f"bits must be 1 to {MAX_BITS} for every group, got {self.bits}", hint="edit the plan")
-        if not isinstance(self.group_size, int) or self.group_size < 1:
+        if type(self.group_size) is not int or self.group_size < 1:
             raise UsageError(f"group size must be a positive integer, got {self.group_size}", hint="edit the plan")
         if self.offset not in ("none", "integer", "float") or self.scale not in ("fp16", "u8"):
             raise UsageError(f"unknown offset {self.offset!r} or scale {self.scale!r}", hint="edit the plan")

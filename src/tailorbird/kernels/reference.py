@@ -27,10 +27,12 @@ def pack_bits(codes: Tensor, bits: int) -> Tensor:
         uint8, shape (rows, bits * ceil(n / 8)): plane 0 (lowest bit) of the row, then plane 1, and so on. Works on
         meta tensors.
     """
-    n = codes.shape[1]
+    rows, n = codes.shape
     if n % 8:
-        codes = torch.nn.functional.pad(codes, (0, 8 - n % 8))
-    words = codes.contiguous().view(torch.int64)
+        codes = torch.nn.functional.pad(codes, (0, -n % 8))
+    elif codes.storage_offset() % 8:
+        codes = codes.clone()  # to an address that can be read as words
+    words = codes.contiguous().view(-1).view(torch.int64).view(rows, -(-n // 8))
     planes = [(((words >> p) & _LOW_BITS) * _GATHER_BITS) >> 56 for p in range(bits)]
     return torch.cat([plane.to(torch.uint8) for plane in planes], dim=1)
 

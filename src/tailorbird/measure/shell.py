@@ -100,9 +100,11 @@ class Shell:
         owners = {name.rpartition(".")[0] for name in self.model.kept() if not name.startswith(inside)} - packed
         for owner in owners:
             self.model.fill(owner)
-        yield
-        for owner in owners:
-            self.model.drop(owner)
+        try:
+            yield
+        finally:
+            for owner in owners:
+                self.model.drop(owner)
 
 
 @contextmanager
@@ -116,9 +118,12 @@ def _forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
 
 @contextmanager
 def _parameter(module: nn.Module, weight: Tensor) -> Iterator[None]:
-    before = module._parameters["weight"]
+    before, padding = module._parameters["weight"], getattr(module, "padding_idx", None)
     module._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
+    # It matters to gradients only, and it need not be among the few rows that stand for all.
+    module.padding_idx = None  # type: ignore[assignment]
     try:
         yield
     finally:
         module._parameters["weight"] = before
+        module.padding_idx = padding  # type: ignore[assignment]

@@ -54,13 +54,15 @@ class Stats:
     def add(self, x: Tensor, needs: Iterable[Need], take: int) -> None:
         """Add inputs (..., cols); keep every `take`-th token of them as a sample."""
         x = x.reshape(-1, x.shape[-1]).float()
+        # Counted through all batches: short ones must not add a token each.
+        start = -self.count % take
         self.count += x.shape[0]
         if "gram" in needs:
             if self.gram is None:
                 self.gram = torch.zeros(x.shape[1], x.shape[1])
             self.gram.addmm_(x.T, x)
         if "inputs" in needs:
-            some = x[::take].clone()
+            some = x[start::take].clone()
             self.inputs = some if self.inputs is None else torch.cat([self.inputs, some])
 
 
@@ -84,7 +86,7 @@ class Collector(AbstractContextManager["Collector"]):
 
     def __init__(self, modules: Mapping[str, nn.Module], needs: frozenset[Need], tokens: int) -> None:
         self.modules, self.needs = modules, needs
-        self.take = max(1, tokens // SAMPLE)
+        self.take = max(1, -(-tokens // SAMPLE))
         self.stats: dict[tuple[str, int], Stats] = {}
         self._calls: dict[str, int] = {}
         self._last: tuple[Tensor | None, Stats] = (None, Stats())
@@ -125,9 +127,8 @@ class Collector(AbstractContextManager["Collector"]):
             self._calls[name] = number + 1
             key = (name, number)
             tensor, owner = self._last
-            if tensor is inputs[0]:
+            if tensor is inputs[0] and self.stats.setdefault(key, owner) is owner:
                 # The same tensor as its neighbour read: one collector serves both, and it is already fed.
-                self.stats.setdefault(key, owner)
                 return
             mine = self.stats.setdefault(key, Stats())
             mine.add(inputs[0], self.needs, self.take)

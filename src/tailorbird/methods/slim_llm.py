@@ -37,8 +37,10 @@ class SlimLLM(Method):
     Attributes:
         damp: part of the mean Hessian diagonal added to it.
         mix: choose bits by group; without, every group has the same.
-        search: candidates on either side of the min-max range; 0 leaves ranges as they are.
-        reach: largest relative change of the range that is tried (the paper's lambda).
+        search: candidates on either side of the min-max range (the paper: 50, which costs five times as much); 0
+            leaves ranges as they are.
+        reach: largest relative change of the range that is tried (the paper's lambda, there 0.1: too little for two
+            bits, where the best range is well inside min-max).
         released: the released code's salience and candidates.
     """
 
@@ -49,17 +51,17 @@ class SlimLLM(Method):
 
     damp: float = 0.01
     mix: bool = True
-    search: int = 50
-    reach: float = 0.1
+    search: int = 10
+    reach: float = 0.5
     released: bool = False
 
     def decide(self, weight: Tensor, stats: Stats, spec: PlaneSpec) -> PlaneSpec:
-        """Bits by group with the average of `spec`, which has the same bits everywhere."""
-        bits = spec.bits[0]
-        if not self.mix or len(set(spec.bits)) > 1 or not 1 < bits < MAX_BITS:
+        """Bits by group with the average of `spec`: more for salient groups, then as many changed pairs as pay."""
+        if not self.mix:
             return spec
         assert stats.inputs is not None
         order = salience(weight, stats, spec.group_size, self.damp, self.released).argsort(stable=True).tolist()
+        spec = ranked(spec, order)
         divergence = scan(weight, stats.inputs, spec, order)
         first = 1 if self.released and len(divergence) > 1 else 0
         return mixed(spec, order, min(range(first, len(divergence)), key=divergence.__getitem__))
@@ -87,6 +89,12 @@ def salience(weight: Tensor, stats: Stats, group_size: int, damp: float, release
     return (columns / divisor).view(-1, group_size).sum(1) / (1 if released else weight.shape[0] * group_size)
 
 
+def ranked(spec: PlaneSpec, order: list[int]) -> PlaneSpec:
+    """The bits of `spec` dealt out anew: the fewest to the first group of `order`, the most to the last."""
+    bits = dict(zip(order, sorted(spec.bits), strict=True))
+    return replace(spec, bits=tuple(bits[group] for group in range(len(order))))
+
+
 def mixed(spec: PlaneSpec, order: list[int], i: int) -> PlaneSpec:
     """`spec` with one bit less for the first i groups of `order` and one more for the last i."""
     bits = list(spec.bits)
@@ -105,10 +113,10 @@ def scan(weight: Tensor, inputs: Tensor, spec: PlaneSpec, order: list[int]) -> l
     Args:
         weight: float32 (rows, cols).
         inputs: float32 (tokens, cols).
-        spec: the same bits for every group.
+        spec: the bits of every group before any pair is changed.
         order: groups by rising salience.
     """
-    size, bits = spec.group_size, spec.bits[0]
+    size = spec.group_size
     # Scales of their own for every group, so that rounding one group again leaves the others as they were.
     spec = replace(spec, scale="fp16")
     inputs = inputs[:: max(1, inputs.shape[0] * weight.shape[0] // OUTPUTS)]
@@ -116,10 +124,14 @@ def scan(weight: Tensor, inputs: Tensor, spec: PlaneSpec, order: list[int]) -> l
     output = inputs @ _rounded(weight, spec).T
     found = [_divergence(output, reference)]
     for i in range(1, max(1, len(order) // 2)):
-        for group, change in ((order[i - 1], -1), (order[-i], 1)):
+        pair = ((order[i - 1], -1), (order[-i], 1))
+        if not all(1 <= spec.bits[group] + change <= MAX_BITS for group, change in pair):
+            break
+        for group, change in pair:
             part = slice(group * size, (group + 1) * size)
-            one = replace(spec, bits=(bits,))
-            step = _rounded(weight[:, part], replace(one, bits=(bits + change,))) - _rounded(weight[:, part], one)
+            one = replace(spec, bits=(spec.bits[group],))
+            more = replace(spec, bits=(spec.bits[group] + change,))
+            step = _rounded(weight[:, part], more) - _rounded(weight[:, part], one)
             output.addmm_(inputs[:, part], step.T)
         found.append(_divergence(output, reference))
     return found

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from tailorbird.errors import DataError
@@ -49,7 +50,7 @@ def calibration(
         )
     tokenizer = Tokenizer.of(job.checkpoint)
     tokens = [tokenizer.encode(text) for text in documents(data)]
-    return _digested(list(windows(tokens, length, samples, tokenizer.bos, seed).split(BATCH)))
+    return _digested(list(torch.split(windows(tokens, length, samples, tokenizer.bos, seed), BATCH)))
 
 
 def _digested(batches: Sequence[Tensor]) -> Calibration:

@@ -15,6 +15,7 @@ from tailorbird.artifact import Artifact
 from tailorbird.artifact.manifest import Manifest
 from tailorbird.artifact.partial import Partial
 from tailorbird.artifact.verify import close
+from tailorbird.errors import TailorbirdError
 from tailorbird.files import write_atomic, write_json
 from tailorbird.measure.stream import Stream
 from tailorbird.pipeline.calibration import Calibration, calibration
@@ -58,7 +59,7 @@ def compress(
 
     Args:
         model: a folder, a GGUF file, a Hub id, ``demo:gemma-270m``, or a torch module of linear layers.
-        out: folder of the artifact; it must not exist.
+        out: folder of the artifact; it must not exist, unless a job is resumed.
         method: name of a registered method.
         budget: such as ``3bits`` or ``120MB`` or several; 4.5 bits without one and without a plan.
         data: calibration text (file or ``hub:`` name), None for the packaged text; input batches for a module.
@@ -67,7 +68,7 @@ def compress(
         seed: of every random choice.
         options: options of the method.
         plan: an edited plan to apply.
-        resume: go on with an unfinished job of the same options.
+        resume: go on with an unfinished job of the same options; a finished one is given back as it is.
         progress: told about every finished piece.
 
     Returns:
@@ -82,11 +83,14 @@ def compress(
     data_in = calibration(job, data, samples, length, seed)
     partial = Partial(out, _identity(job, data_in, seed), resume)
     clock: dict[str, float] = {}
-    weights = _run(job, data_in, partial, progress, clock)
+    if not partial.named:
+        weights = _fitted(job, data_in, partial, progress, clock)
+        _finish(job, partial, weights)
+    if not partial.verified:
+        with progress.stage("verify", clock):
+            close(out)
+    partial.close(job.pieces)
     facts = {name: fact for piece in job.pieces for name, fact in partial.facts_of(piece).items()}
-    _finish(job, partial, weights)
-    with progress.stage("verify", clock):
-        close(out)
     artifact = Artifact.open(out, digests=False)
     check_budget(job.budget, artifact.nbytes, artifact.bits, "the artifact takes")
     return Result(artifact, facts, clock)
@@ -106,6 +110,16 @@ def _identity(job: Prepared, data: Calibration, seed: int) -> dict[str, Any]:
     }
 
 
+def _fitted(
+    job: Prepared, data: Calibration, partial: Partial, progress: Progress, clock: dict[str, float]
+) -> dict[str, str]:
+    try:
+        return _run(job, data, partial, progress, clock)
+    except TailorbirdError:
+        partial.abandon()
+        raise
+
+
 @torch.no_grad()
 def _run(
     job: Prepared, data: Calibration, partial: Partial, progress: Progress, clock: dict[str, float]
@@ -114,9 +128,10 @@ def _run(
     torch.manual_seed(0)
     stream: Stream | None = None
     weights: dict[str, str] = {}
+    measured = bool(job.method.needs) and not all(partial.done(piece) for piece in job.pieces)
     progress.begin(len(job.pieces))
     for piece in job.pieces:
-        if job.method.needs and stream is None and (piece.block is not None or not job.model.anatomy.blocks):
+        if measured and stream is None and (piece.block is not None or not job.model.anatomy.blocks):
             stream = _stream(job, data, partial)
         if not partial.done(piece):
             planes, facts = fit_piece(job, piece, stream, progress, clock)
@@ -126,6 +141,8 @@ def _run(
             planes = partial.planes(piece) if stream is not None and piece.block is not None else {}
         if stream is not None and piece.block is not None:
             with progress.stage("measure", clock):
+                # The original weights go before the compressed ones come.
+                job.model.drop(job.model.blocks[piece.block])
                 stream.advance(piece.block, {name: p.dequantize() for name, p in planes.items()})
         weights |= {name: fact["digest"] for name, fact in partial.facts_of(piece).items()}
         progress.advance(piece.file)
@@ -137,10 +154,14 @@ def _stream(job: Prepared, data: Calibration, partial: Partial) -> Stream:
     first = job.pieces[0]
     packed = partial.planes(first) if first.block is None and partial.done(first) else {}
     name = job.model.anatomy.embedding
-    whole = None if name in packed or not name else job.model.read(f"{name}.weight")
+    if name in packed:
+        rows = packed[name].gather
+    elif name:
+        used = torch.unique(torch.cat([batch.reshape(-1) for batch in data.batches]))
+        table = job.model.gather(f"{name}.weight", used).float()
 
-    def rows(ids: Tensor) -> Tensor:
-        return packed[name].gather(ids) if whole is None else whole[ids].float()
+        def rows(ids: Tensor) -> Tensor:
+            return table[torch.searchsorted(used, ids)]
 
     return Stream(job.model, data.batches, rows, partial.folder / "work" / "states")
 

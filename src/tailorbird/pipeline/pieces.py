@@ -17,7 +17,8 @@ from tailorbird.measure.stream import Stream
 from tailorbird.pipeline.prepare import Prepared
 from tailorbird.pipeline.progress import Progress
 
-ROW_CHUNK = 16384
+# Weights compared at once, so that the comparison takes little memory beside the weight itself.
+CHUNK = 2**22
 
 
 def fit_piece(
@@ -34,7 +35,8 @@ def fit_piece(
     facts: dict[str, dict[str, Any]] = {}
     for part in piece.parts:
         with progress.stage("fit", clock):
-            planes[part.name], facts[part.name] = _fit(job, part, stats.get(part.name, Stats()))
+            # Statistics and the original weight go as soon as they were used; the stream fills the block anew.
+            planes[part.name], facts[part.name] = _fit(job, part, stats.pop(part.name, Stats()))
     return planes, facts
 
 
@@ -53,15 +55,19 @@ def _fit(job: Prepared, part: Part, stats: Stats) -> tuple[BitPlanes, dict[str, 
     if job.method.needs and stats.gram is None and stats.inputs is None:
         stats = Stats(torch.eye(part.shape[1]), torch.eye(part.shape[1]), part.shape[1])
     planned = job.plan.specs[part.name]
-    spec = job.method.decide(weight, stats, planned) if planned == job.method.spec(part, planned.bits[0]) else planned
+    # A plan given by hand keeps bits written group by group; one number leaves the inner choice to the method.
+    fixed = job.given and len(set(planned.bits)) > 1
+    spec = planned if fixed else job.method.decide(weight, stats, planned)
     if BitPlanes.plan(part.shape[0], spec).nbytes > job.plan.part_bytes(part):
         spec = planned
     fitted = job.method.fit(weight, stats, spec)
+    del weight
+    job.model.drop(part.name)
     planes = fitted.pack()
     facts = {
         "error": _error(job, part, planes, stats),
         "bytes": planes.nbytes,
-        "digest": weight_digest(fitted.codes, fitted.grid),
+        "digest": weight_digest([fitted.codes], fitted.grid),
         "seconds": time.perf_counter() - start,
     }
     return planes, facts
@@ -70,8 +76,9 @@ def _fit(job: Prepared, part: Part, stats: Stats) -> tuple[BitPlanes, dict[str, 
 def _error(job: Prepared, part: Part, planes: BitPlanes, stats: Stats) -> float:
     """Relative output error trace(dW H dW^T) / trace(W H W^T); H = I without statistics."""
     lost, whole = 0.0, 0.0
-    for low in range(0, part.shape[0], ROW_CHUNK):
-        high = min(low + ROW_CHUNK, part.shape[0])
+    step = max(1, CHUNK // part.shape[1])
+    for low in range(0, part.shape[0], step):
+        high = min(low + step, part.shape[0])
         weight = job.model.read_rows(part, low, high).float()
         lost += _energy(weight - planes.dequantize(low, high), stats.gram)
         whole += _energy(weight, stats.gram)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -32,6 +33,8 @@ SMALL_FILES = (
 )
 # A line of the manifest: name, size and digest of a file, or name and digest of a weight.
 _MANIFEST_LINE = 110
+# More columns than any weight has: one group a row.
+ONE_GROUP = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Prepared:
         pieces: what is fitted and written together, in order.
         kept: tensors stored as they are, ready to write.
         files: content of the artifact's other files by name.
+        given: the plan was given, not allocated.
     """
 
     model: Model
@@ -57,6 +61,7 @@ class Prepared:
     pieces: list[Segment]
     kept: Mapping[str, Tensor]
     files: Mapping[str, bytes]
+    given: bool = False
 
     @cached_property
     def weight_bytes(self) -> int:
@@ -111,7 +116,7 @@ def prepare(
     files = _files(checkpoint)
     decided = Plan(method, chosen.options(), model.parts, _given(plan, model)) if plan else None
     decided = decided or _allocate(model, chosen, asked, pieces, kept, files)
-    ready = Prepared(model, checkpoint, chosen, asked, decided, pieces, kept, files)
+    ready = Prepared(model, checkpoint, chosen, asked, decided, pieces, kept, files, plan is not None)
     check_budget(asked, ready.nbytes, ready.bits, "the plan takes")
     return ready
 
@@ -123,7 +128,7 @@ def check_budget(budget: Budget, nbytes: int, bits: float, what: str) -> None:
             f"{what} {nbytes} bytes, the budget is {budget.nbytes}",
             hint="lower some bits, or raise the budget",
         )
-    if budget.bits is not None and bits > budget.bits:
+    if budget.bits is not None and bits > float(budget.bits):
         raise BudgetError(
             f"{what} {bits:.4f} bits, the budget is {float(budget.bits)}", hint="lower some bits, or raise it"
         )
@@ -164,26 +169,35 @@ def _allocate(
     def cost(part: Part, spec: PlaneSpec) -> int:
         return BitPlanes.plan(part.shape[0], spec).nbytes
 
-    def plan_of(bits: dict[str, PlaneSpec]) -> Plan:
-        return Plan(method.name, method.options(), model.parts, bits)
+    def draft(specs: Mapping[str, PlaneSpec], by: Method = method) -> Prepared:
+        plan = Plan(by.name, by.options(), model.parts, specs)
+        return Prepared(model, None, by, budget, plan, pieces, kept, files)
 
-    ones = plan_of({part.name: method.spec(part, 1) for part in model.parts})
-    files_bytes = other_bytes(ones, pieces, files)
-    headers = planned_bytes(pieces, ones.specs, kept) - ones.code_bytes + 64 * len(pieces)
-    limit = budget.weight_bytes(model.numel, files_bytes)
+    ones = draft({part.name: method.spec(part, 1) for part in model.parts})
+    headers = ones.weight_bytes - ones.plan.code_bytes
+    limit = budget.weight_bytes(model.numel, ones.other_bytes)
     if budget.bits is not None:
-        limit = min(limit, int(budget.bits * model.numel / 8) - plan_bytes(ones))
-    try:
-        return plan_of(uniform(model.parts, method.spec, cost, limit - headers))
-    except BudgetError as error:
-        smallest = planned_bytes(pieces, ones.specs, kept)
-        coarse = replace(method, group_size=2**30)
-        least = planned_bytes(pieces, {part.name: coarse.spec(part, 1) for part in model.parts}, kept)
+        limit = min(limit, int(budget.bits * model.numel / 8) - plan_bytes(ones.plan))
+    if ones.weight_bytes > limit:
+        coarse = replace(method, group_size=ONE_GROUP)
+        least = draft({part.name: coarse.spec(part, 1) for part in model.parts}, coarse)
+        rows = f"{least.nbytes} bytes ({_up(least.bits)} bits a weight) with one group a row (group_size={ONE_GROUP})"
         raise BudgetError(
-            f"the smallest possible with these options is {smallest + files_bytes} bytes "
-            f"({8 * (smallest + plan_bytes(ones)) / model.numel:.3f} bits a weight)",
-            hint=f"raise the budget, or take one group a row (group_size=1000000): {least + files_bytes} bytes",
-        ) from error
+            f"the smallest possible with these options is {ones.nbytes} bytes ({_up(ones.bits)} bits a weight)",
+            hint=f"raise the budget; {rows}" if least.nbytes < ones.nbytes else "raise the budget",
+        )
+    # Numbers in the headers grow with the parts they describe, by a few digits for every file.
+    for slack in (0, 64 * len(pieces)):
+        room = max(ones.plan.code_bytes, limit - headers - slack)
+        found = draft(uniform(model.parts, method.spec, cost, room))
+        if found.weight_bytes <= limit:
+            return found.plan
+    return ones.plan
+
+
+def _up(bits: float) -> float:
+    """Rounded up, so that a budget of what a message says can be kept."""
+    return math.ceil(bits * 1000) / 1000
 
 
 def _given(plan: Plan, model: Model) -> dict[str, PlaneSpec]:

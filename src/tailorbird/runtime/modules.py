@@ -8,7 +8,6 @@ keeps working, and so do hooks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,6 +15,29 @@ from torch import Tensor, nn
 
 from tailorbird.errors import ModelError
 from tailorbird.formats import BitPlanes
+
+
+class Valueless(Tensor):
+    """A tensor that can be asked for its shape, dtype and the like, and for nothing else.
+
+    A plain meta tensor won't do: its product with a real one is a real tensor of whatever was in memory.
+    """
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func not in _FACTS:
+            raise ModelError(
+                "the values of a packed weight were asked for",
+                hint="this layer computes with its weight in its own way: load with dense=True",
+            )
+        return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
+
+
+_GETTERS = ("shape", "dtype", "device", "ndim", "requires_grad", "is_meta", "layout")
+_METHODS = (Tensor.size, Tensor.dim, Tensor.numel, Tensor.element_size, Tensor.is_floating_point, Tensor.__repr__)
+_FACTS = {getattr(Tensor, name).__get__ for name in _GETTERS} | set(_METHODS)
 
 
 class Packed(nn.Module):
@@ -30,19 +52,19 @@ class Packed(nn.Module):
             self.register_buffer(name, array)
 
     @property
-    def planes_(self) -> BitPlanes:
+    def packed(self) -> BitPlanes:
         """The packed weight."""
         return BitPlanes(self._rows, self._spec, {name: self.get_buffer(name) for name in self._names})
 
     @property
     def weight(self) -> Tensor:
-        """A stand-in with the weight's shape and dtype and no values: arithmetic with it fails."""
-        return torch.empty(self._rows, self._spec.cols, device="meta")
+        """A stand-in with the weight's shape and dtype and no values: anything that needs values raises."""
+        return torch.empty(self._rows, self._spec.cols, device="meta").as_subclass(Valueless)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
         """Move the arrays with the module, but never change their dtype: scales are part of the code."""
         before = {name: self._buffers.pop(name) for name in self._names}
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, array in before.items():
             assert array is not None
             device = fn(torch.empty(0, device=array.device)).device
@@ -50,21 +72,21 @@ class Packed(nn.Module):
         return self
 
 
-class PackedLinear(Packed, nn.Linear):
+class PackedLinear(Packed, nn.Linear):  # type: ignore[override]
     """A linear layer over a packed weight; the bias, if any, stays as it is."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., columns) to (..., rows); weights are unpacked a few rows at a time."""
-        out = self.planes_.matmul(x)
+        out = self.packed.matmul(x)
         return out if self.bias is None else out + self.bias
 
 
-class PackedEmbedding(Packed, nn.Embedding):
+class PackedEmbedding(Packed, nn.Embedding):  # type: ignore[override]
     """An embedding over a packed weight: only the rows that are looked up are unpacked."""
 
     def forward(self, ids: Tensor) -> Tensor:
         """Token ids of any shape to (\\*ids.shape, columns)."""
-        return self.planes_.gather(ids)
+        return self.packed.gather(ids)
 
 
 def pack_module(layer: nn.Module, planes: BitPlanes) -> None:
@@ -73,7 +95,7 @@ def pack_module(layer: nn.Module, planes: BitPlanes) -> None:
     Raises:
         ModelError: a layer of another kind, or of another shape than the packed weight.
     """
-    base = PackedLinear if isinstance(layer, nn.Linear) else PackedEmbedding
+    base: type[Packed] = PackedLinear if isinstance(layer, nn.Linear) else PackedEmbedding
     if not isinstance(layer, nn.Linear | nn.Embedding) or isinstance(layer, Packed):
         raise ModelError(
             f"a {type(layer).__name__} can't hold a packed weight", hint="is this the artifact of this model?"
@@ -83,9 +105,11 @@ def pack_module(layer: nn.Module, planes: BitPlanes) -> None:
             f"the layer's weight is {tuple(layer.weight.shape)}, the packed one {planes.shape}",
             hint="is this the artifact of this model?",
         )
-    layer.__class__ = _packed_class(type(layer), base)
-    assert isinstance(layer, Packed)
-    layer.install(planes)
+    layer.__class__ = _packed_class(type(layer), base)  # type: ignore[assignment]
+    base.install(layer, planes)  # type: ignore[arg-type]
+
+
+_CLASSES: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: PackedLinear, nn.Embedding: PackedEmbedding}
 
 
 def held_bytes(module: nn.Module) -> int:
@@ -98,11 +122,10 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
 
 
 def _place(tensor: Tensor) -> tuple[int, int]:
-    return tensor.untyped_storage().data_ptr(), tensor.storage_offset()
+    return tensor.untyped_storage().data_ptr(), int(tensor.storage_offset())
 
 
-@lru_cache(maxsize=None)
 def _packed_class(kind: type[nn.Module], base: type[Packed]) -> type[nn.Module]:
-    if kind in (nn.Linear, nn.Embedding):
-        return base
-    return type(f"Packed{kind.__name__}", (kind, base), {})
+    if kind not in _CLASSES:
+        _CLASSES[kind] = type(f"Packed{kind.__name__}", (kind, base), {})
+    return _CLASSES[kind]

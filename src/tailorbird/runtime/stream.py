@@ -28,6 +28,8 @@ class TextStream:
     def __init__(self, tokenizer: Decoder, context: Sequence[int]) -> None:
         """Start after the token ids `context`, whose text is not given out."""
         self.tokenizer = tokenizer
+        self.ids: list[int] = []
+        self.given = ""
         self._restart(list(context))
 
     def push(self, token: int) -> str:

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 from tailorbird import data
 from tailorbird.errors import DataError, TailorbirdError, require
@@ -36,10 +36,8 @@ def documents(source: str | Path | None = None) -> list[str]:
     """
     if source is None:
         return data.read_documents(data.CALIBRATION_WIKIPEDIA) + data.read_documents(data.CALIBRATION_WEB)
-    if str(source).startswith("hub:"):
-        found = _from_hub(str(source))
-    else:
-        found = _from_file(Path(source).expanduser())
+    hub = str(source).startswith("hub:")
+    found = _from_hub(str(source)) if hub else _from_file(Path(source).expanduser())
     if not any(text.strip() for text in found):
         raise DataError(f"{source} holds no text", hint=_KINDS)
     return found
@@ -59,20 +57,20 @@ def _from_file(path: Path) -> list[str]:
         raise DataError(f"{path} can't be read: {cause}", hint="make or fetch the file again") from cause
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _opened(path: Path) -> BinaryIO | gzip.GzipFile:
     if path.stat().st_size > MAX_BYTES:
         raise _too_large(path)
     return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
 
 
-def _whole(path: Path, handle: IO[bytes]) -> str:
+def _whole(path: Path, handle: BinaryIO | gzip.GzipFile) -> str:
     raw = handle.read(MAX_BYTES + 1)
     if len(raw) > MAX_BYTES:
         raise _too_large(path)
     return _text(path, 1, raw)
 
 
-def _lines(path: Path, handle: IO[bytes]) -> Iterator[str]:
+def _lines(path: Path, handle: BinaryIO | gzip.GzipFile) -> Iterator[str]:
     left = MAX_BYTES
     number = 0
     while line := handle.readline(left + 1):

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tailorbird.anatomy import Model, Part
+from tailorbird.anatomy import Model
 from tailorbird.errors import UsageError
 from tailorbird.measure.shell import Rows, Shell
+from tailorbird.tasks.head import Head, head_part
 from tailorbird.tasks.room import room
 from tailorbird.tasks.streaming_softmax import StreamingDivergence, StreamingSoftmax
 
@@ -101,7 +102,7 @@ def evaluate(
 def hidden(model: Model, windows: Tensor, progress: Progress | None = None) -> Tensor:
     """What the head is given at every position that predicts: float32 (count, length - 1, width)."""
     shell = Shell(model)
-    batches = torch.arange(len(windows)).split(max(1, BATCH_TOKENS // windows.shape[1]))
+    batches = torch.split(torch.arange(len(windows)), max(1, BATCH_TOKENS // windows.shape[1]))
     rows = _rows(model, windows)
     first = shell.enter(windows[batches[0]], rows)
     states = room((*windows.shape, first.shape[-1]))
@@ -135,8 +136,8 @@ def score(
     own = StreamingSoftmax(targets)
     original = StreamingSoftmax(targets)
     gap = StreamingDivergence(original, own)
-    mine = _Head(model, states)
-    other = _Head(reference.model, reference.states) if reference else None
+    mine = Head(model, states)
+    other = Head(reference.model, reference.states) if reference else None
     for start in range(0, rows, VOCABULARY_CHUNK):
         stop = min(start + VOCABULARY_CHUNK, rows)
         mine.take(start, stop)
@@ -164,48 +165,9 @@ def score(
     )
 
 
-class _Head:
-    """Some rows of a model's head at a time."""
-
-    def __init__(self, model: Model, states: Tensor) -> None:
-        self.model, self.states = model, states
-        self.part = head_part(model)
-        self.cap = model.config.get("final_logit_softcapping")
-        bias = f"{model.anatomy.head}.bias"
-        self.bias = model.read(bias).float() if bias in model.kept() else None
-
-    def take(self, start: int, stop: int) -> None:
-        """Read rows start..stop."""
-        self.weight = self.model.read_rows(self.part, start, stop).float()
-        self.bias_rows = None if self.bias is None else self.bias[start:stop]
-
-    def logits(self, tokens: slice) -> Tensor:
-        """Logits of the rows in hand for some predictions, counted through all windows."""
-        each = self.states.shape[1]
-        index = torch.arange(tokens.start, tokens.stop)
-        x = self.states[index // each, index % each]
-        logits = torch.nn.functional.linear(x, self.weight, self.bias_rows)
-        return logits.div_(self.cap).tanh_().mul_(self.cap) if self.cap else logits
-
-
-def head_part(model: Model) -> Part:
-    """The part the head reads: its own, or the embedding's.
-
-    Raises:
-        UsageError: the model has no head.
-    """
-    head = model.anatomy.head
-    for part in model.parts:
-        if head and head in (part.name, *part.tied):
-            return part
-    raise UsageError(
-        f"{model.source} has no output head, so it is no language model", hint="evaluate it in your own code"
-    )
-
-
 def _rows(model: Model, windows: Tensor) -> Rows:
     """Embedding rows by id; those the windows use are read once, in the order of the file."""
-    used = windows.unique()
+    used = torch.unique(windows)
     part = next(part for part in model.parts if part.name == model.anatomy.embedding)
     table = torch.empty(len(used), part.shape[1])
     for start in range(0, part.shape[0], VOCABULARY_CHUNK):

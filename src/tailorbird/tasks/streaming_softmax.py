@@ -1,4 +1,5 @@
-"""Softmax over a vocabulary that is never in memory at once: rows of the head come in chunks, sums are in float64."""
+"""Softmax over a vocabulary that is never in memory at once: rows of the head come in chunks, whose sums are added in
+float64."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ class StreamingSoftmax:
         weights = (logits - top[:, None]).exp_()
         self.choice[tokens] = torch.where(value > before, index + start, self.choice[tokens])
         self._top[tokens] = top
-        self._total[tokens] = self._total[tokens] * factor + weights.sum(dim=-1, dtype=torch.float64)
+        self._total[tokens] = self._total[tokens] * factor + weights.sum(dim=-1).double()
         at = self.targets[tokens] - start
         inside = ((at >= 0) & (at < logits.shape[1])).nonzero()[:, 0]
         self._target[tokens.start + inside] = logits[inside, at[inside]]
@@ -67,7 +68,7 @@ class StreamingDivergence:
         """Take in both models' logits of some tokens, float32 (n, entries); the logits are used up."""
         factor, weights = self.p.add(tokens, start, x)
         self.q.add(tokens, start, y)
-        terms = weights.mul_(x.sub_(y)).sum(dim=-1, dtype=torch.float64)
+        terms = weights.mul_(x.sub_(y)).sum(dim=-1).double()
         self._sum[tokens] = self._sum[tokens] * factor + terms
 
     def value(self) -> Tensor:

@@ -91,10 +91,7 @@ def evaluation_windows(tokenizer: Encoder, text: str, tokens: int | None = None,
         )
     ids = torch.tensor(tokenizer.encode(text), dtype=torch.int64)
     stride = window - 1
-    if tokenizer.bos is None:
-        count = (len(ids) - 1) // stride
-    else:
-        count = len(ids) // stride
+    count = (len(ids) - (tokenizer.bos is None)) // stride
     if count < 1:
         raise DataError(
             f"the text has {len(ids)} tokens, one window needs {window}", hint="give more text or a shorter window"

@@ -1,0 +1,94 @@
+"""Writes docs/benchmarks.md and docs/perplexity.svg from the result files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from tailorbird.files import read_json, write_atomic
+from tailorbird.report import scatter
+
+Row = dict[str, Any]
+
+
+def write_page(root: Path) -> None:
+    """Table and picture from `root`/results; peers are left out where their file is missing."""
+    ours = read_json(root / "results" / "quality.json")
+    peers_file = root / "results" / "peers.json"
+    peers = [row for row in read_json(peers_file)["rows"] if row["perplexity"] < 1000] if peers_file.exists() else []
+    docs = root.parent / "docs"
+    points = [_point("tailorbird " + row["method"], row["budget"], row) for row in ours["rows"] if row["seed"] == 0]
+    points += [_point(row["peer"], row["type"], row) for row in peers if row["type"] != "original"]
+    picture = scatter(
+        [point for point in points if point["perplexity"] < 100],
+        x="weight_bytes", y="perplexity", label="label", series="series", title="Perplexity against stored bytes",
+        x_title="bytes of all weights", y_title="perplexity, WikiText-2 raw test", log_x=True, log_y=True,
+        x_unit="bytes", connect=False,
+    )  # fmt: skip
+    write_atomic(docs / "perplexity.svg", picture.encode())
+    write_atomic(docs / "benchmarks.md", _page(ours, peers).encode())
+
+
+def _page(ours: Row, peers: Sequence[Row]) -> str:
+    original = ours["original"]
+    machine, versions = ours["machine"], ours["versions"]
+    return f"""# Benchmarks
+
+Written by `make bench-quality`; do not edit. Model `{ours["model"]}` ({original["weights"]:,} weights), WikiText-2 raw test,
+{original["tokens"]:,} predictions in windows of 1,024 tokens with BOS, no overlap. Original: perplexity {original["perplexity"]:.3f}.
+{machine["cores"]} threads of {machine["cpu"]}, torch {versions["torch"]}, {ours["date"]}.
+
+*Bits* counts everything stored for the weights: codes, scales, zero points, bits by group, norms, file headers, embedding and
+head. *File* is all a runtime loads, tokenizer included.
+
+![Perplexity against stored bytes](perplexity.svg)
+
+## Tailorbird
+
+{_ours(ours["rows"], original["perplexity"])}
+
+Spread is the standard deviation over seeds, which choose the calibration windows.
+
+## The same model through other libraries
+
+{_peers(peers, original["perplexity"])}
+"""
+
+
+def _ours(rows: Sequence[Row], original: float) -> str:
+    lines = [
+        "| budget | method | bits | weights MB | file MB | perplexity | spread (seeds) | against original | KL | top-1 | compress s |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in (row for row in rows if row["seed"] == 0):
+        same = [r["perplexity"] for r in rows if (r["method"], r["budget"]) == (row["method"], row["budget"])]
+        spread = f"{stdev(same):.3f} ({len(same)})" if len(same) > 1 else "no data used"
+        lines.append(
+            f"| {row['budget']} | {row['method']} | {row['bits']:.3f} | {row['weight_bytes'] / 1e6:.1f} | "
+            f"{row['bytes'] / 1e6:.1f} | {_number(mean(same))} | {spread} | {mean(same) / original - 1:+.1%} | "
+            f"{row['kl']:.3f} | {row['top1_agreement']:.3f} | {row['seconds']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def _peers(rows: Sequence[Row], original: float) -> str:
+    lines = [
+        "| library | type | bits | weights MB | file MB | perplexity | against original | note |",
+        "|---|---|--:|--:|--:|--:|--:|---|",
+    ]
+    for row in sorted(rows, key=lambda row: -row["weight_bytes"]):
+        lines.append(
+            f"| {row['peer']} | {row['type']} | {row['weight_bits']:.3f} | {row['weight_bytes'] / 1e6:.1f} | "
+            f"{row['bytes'] / 1e6:.1f} | {_number(row['perplexity'])} | {row['perplexity'] / original - 1:+.1%} | {row['note']} |"
+        )
+    return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if value < 100 else f"{value:,.0f}"
+
+
+def _point(series: str, label: str, row: Row) -> Row:
+    return {"series": series, "label": label, "weight_bytes": row["weight_bytes"], "perplexity": row["perplexity"]}

@@ -1,0 +1,142 @@
+"""``tailorbird compress``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tailorbird.cli.job import Job, perform, summary
+from tailorbird.cli.options import Json, Model, Recipe
+from tailorbird.cli.session import Session, session
+from tailorbird.errors import UsageError
+
+if TYPE_CHECKING:
+    from tailorbird.pipeline import Prepared
+    from tailorbird.plan import Plan
+
+DEFAULT_METHOD = "gptq"
+
+
+def command(
+    context: typer.Context,
+    model: Model,
+    method: Annotated[str | None, typer.Option("--method", show_default="gptq", help="See `methods`.")] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option("--budget", show_default="4.5bits", help="3bits, 120MB ...; may be repeated, then all hold."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where the artifact goes.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="FILE", show_default="packaged texts", help="Text: .jsonl, .txt, hub:NAME."),
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", help="Calibration windows.")] = 64,
+    length: Annotated[int, typer.Option("--length", help="Tokens of a window.")] = 512,
+    seed: Annotated[int, typer.Option("--seed", help="Of every random choice.")] = 0,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the method; may be repeated.")
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option("--plan", metavar="FILE", help="An edited plan, from --dry-run --json.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished job.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan, its bytes, time and memory; touch no weight.")
+    ] = False,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate/--no-evaluate", help="Measure original and artifact afterwards.")
+    ] = True,
+    eval_tokens: Annotated[
+        int, typer.Option("--eval-tokens", min=0, help="Predictions to score; 0 for the whole text.")
+    ] = 4092,
+    recipe: Recipe = None,
+    json: Json = False,
+) -> None:
+    """Compress a model to a budget into a verified artifact, with a report of what it cost."""
+    this = session(context)
+    given = None if plan is None else _plan(plan, method)
+    job = Job(model, out or Path(), method or DEFAULT_METHOD, budget or None, data, samples, length, seed)
+    job.options, job.plan, job.resume = _options(settings or []), given, resume
+    job.evaluate, job.eval_tokens = evaluate, eval_tokens
+    if dry_run:
+        _show_plan(job, this)
+        return
+    if out is None:
+        raise UsageError("compress needs --out", hint="name the folder of the artifact, or use --dry-run")
+    report = perform(job, this)
+    if json or this.json:
+        this.emit({"out": str(out)} | summary(report))
+        return
+    from tailorbird.cli.tables import outcome_table, samples_text
+
+    this.show(outcome_table(report))
+    this.line(samples_text(report))
+    this.line(f"artifact: {out} (verified, digest {report['digest']})\nreport:   {report['report']}")
+
+
+def _options(settings: list[str]) -> dict[str, str]:
+    """``key=value`` texts as a mapping; the last of a key holds."""
+    found = {}
+    for text in settings:
+        key, sign, value = text.partition("=")
+        if not sign or not key:
+            raise UsageError(f"--set {text!r} is not KEY=VALUE", hint="for example --set group_size=32")
+        found[key.strip().replace("-", "_")] = value.strip()
+    return found
+
+
+def _plan(path: Path, method: str | None) -> Plan:
+    """A plan from a file: the plan itself, or all that ``--dry-run --json`` printed."""
+    from tailorbird.files import read_json
+    from tailorbird.plan import Plan
+
+    content: Any = read_json(path, error=UsageError)
+    found = Plan.from_json(content["plan"] if isinstance(content, dict) and "plan" in content else content)
+    if method is not None and method != found.method:
+        raise UsageError(f"{path} is a plan for {found.method!r}, not {method!r}", hint="leave --method out")
+    return found
+
+
+def _show_plan(job: Job, this: Session) -> None:
+    from tailorbird.cli.tables import plan_table
+    from tailorbird.pipeline import prepare
+
+    prepared = prepare(job.model, job.method, job.budget, job.options, job.plan)
+    found = described(prepared, job)
+    if this.json:
+        this.emit(found)
+        return
+    parts = [
+        entry | {"bytes": prepared.plan.part_bytes(part)}
+        for entry, part in zip(found["plan"]["parts"], prepared.plan.parts, strict=True)
+    ]
+    need = found["estimate"]
+    stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in need["seconds"].items())
+    this.show(plan_table(parts))
+    this.line(
+        f"at most {found['bytes']:,} bytes, {found['bits']:.4f} bits a weight; "
+        f"the smallest with these options: {found['smallest_bytes']:,} bytes, {found['smallest_bits']:.4f} bits\n"
+        f"about {need['total_seconds']:.0f} s ({stages}) and {need['memory_bytes'] / 1e6:,.0f} MB of memory"
+    )
+
+
+def described(prepared: Prepared, job: Job) -> dict[str, Any]:
+    """What ``--dry-run --json`` prints."""
+    from tailorbird.pipeline.estimate import estimate, smallest
+
+    least = smallest(prepared)
+    need = estimate(prepared, job.samples * job.length, job.eval_tokens if job.evaluate else 0)
+    return {
+        "model": job.model,
+        "method": prepared.method.name,
+        "budget": job.budget,
+        "weights": prepared.plan.numel,
+        "bytes": prepared.nbytes,
+        "bits": prepared.bits,
+        "smallest_bytes": least.nbytes,
+        "smallest_bits": least.bits,
+        "estimate": need.to_json(),
+        "plan": prepared.plan.to_json(),
+    }

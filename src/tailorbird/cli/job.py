@@ -1,0 +1,138 @@
+"""The work behind ``compress`` and ``demo``: compress, evaluate, sample, and write the report and the recipe."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tailorbird.cli.session import Session, say
+
+if TYPE_CHECKING:
+    from tailorbird.checkpoint import Checkpoint
+    from tailorbird.pipeline.compress import Result
+    from tailorbird.plan import Plan
+
+
+@dataclass
+class Job:
+    """What ``compress`` was asked to do."""
+
+    model: str
+    out: Path
+    method: str
+    budget: list[str] | None = None
+    data: str | None = None
+    samples: int = 64
+    length: int = 512
+    seed: int = 0
+    options: dict[str, str] = field(default_factory=dict)
+    plan: Plan | None = None
+    resume: bool = False
+    evaluate: bool = True
+    eval_tokens: int = 4092
+
+
+def perform(job: Job, this: Session) -> dict[str, Any]:
+    """Do a job from the model to the report; returns what ``compress --json`` prints, with the report's data."""
+    from tailorbird.checkpoint import open_checkpoint
+    from tailorbird.cli.progress import drawn
+    from tailorbird.pipeline import compress
+    from tailorbird.pipeline.reporting import report_of, write_recipe
+    from tailorbird.report import write_report
+
+    this.interrupted = lambda: resume_note(job.out, this.args)
+    with drawn() as bar:
+        result = compress(
+            job.model,
+            job.out,
+            method=job.method,
+            budget=job.budget,
+            data=job.data,
+            samples=job.samples,
+            length=job.length,
+            seed=job.seed,
+            options=job.options,
+            plan=job.plan,
+            resume=job.resume,
+            progress=bar,
+        )
+    write_recipe(job.out, recipe_of(job, result), job.plan)
+    this.interrupted = lambda: f"the artifact {job.out} is finished and verified; only its report is missing"
+    source = open_checkpoint(job.model)
+    notes: list[str] = []
+    quality, samples = judged(job, result, source, notes) if job.evaluate else (None, [])
+    report = report_of(
+        result,
+        source,
+        budget=job.budget or [],
+        quality=quality,
+        samples=samples,
+        command=shlex.join(["tailorbird", *this.args]),
+    )
+    path = write_report(job.out, report)
+    for note in notes:
+        say(f"note: {note}")
+    return report | {"report": str(path), "notes": notes}
+
+
+def judged(job: Job, result: Result, source: Checkpoint, notes: list[str]) -> tuple[Any, list[dict[str, Any]]]:
+    """Quality of the artifact and texts of both models; what can't be had is noted and left out."""
+    from tailorbird.cli.progress import evaluation
+    from tailorbird.pipeline.quality import PROMPT, attempt, evaluate, sample
+
+    clock = result.seconds
+    start = time.perf_counter()
+    with evaluation("evaluating the original and the artifact") as told:
+        quality = attempt(
+            lambda: evaluate(result.artifact, source, tokens=job.eval_tokens or None, progress=told), notes
+        )
+    clock["evaluate"] = time.perf_counter() - start
+    if quality is None:
+        return None, []
+    say("writing a sample by each")
+    start = time.perf_counter()
+    both = {"original": source, "compressed": result.artifact}
+    texts = {name: attempt(lambda one=one: sample(one), notes) for name, one in both.items()}  # type: ignore[misc]
+    clock["samples"] = time.perf_counter() - start
+    return quality, [{"prompt": PROMPT} | texts]
+
+
+def recipe_of(job: Job, result: Result) -> dict[str, Any]:
+    """What makes the same artifact again."""
+    return {
+        "model": anywhere(job.model),
+        "method": result.artifact.plan.method,
+        "budget": job.budget,
+        "data": None if job.data is None else anywhere(job.data),
+        "samples": job.samples,
+        "length": job.length,
+        "seed": job.seed,
+        "set": dict(result.artifact.plan.options),
+    }
+
+
+def anywhere(name: str) -> str:
+    """A name that means the same from every folder: existing paths in full, others (Hub ids) as they are."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name
+
+
+def resume_note(out: Path, args: list[str]) -> str:
+    """How to go on after an interruption."""
+    partial = out.with_name(f"{out.name}.partial")
+    if not partial.exists() and not out.exists():
+        return "nothing was written yet"
+    words = args if "--resume" in args or args[:1] == ["demo"] else [*args, "--resume"]
+    where = partial if partial.exists() else out
+    return f"what is finished is kept in {where}; go on with:\n  {shlex.join(['tailorbird', *words])}"
+
+
+def summary(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a report that ``--json`` prints."""
+    artifact = report["artifact"]
+    keys = ("digest", "verified", "model", "method", "budget", "quality", "samples", "timings", "report", "notes")
+    return {"bytes": artifact["bytes"], "bits": artifact["bits"]} | {key: report.get(key) for key in keys}

@@ -1,0 +1,89 @@
+"""``tailorbird``: the commands put together, and what becomes of errors."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from tailorbird import __version__
+from tailorbird.cli import compress, demo, evaluate, inspect, methods, run, verify
+from tailorbird.cli.session import Session, say, session
+from tailorbird.errors import TailorbirdError, UsageError
+
+INTERRUPTED = 130
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 any other error; 2 wrong usage; 3 the model; 4 the data; 5 the budget can't be kept; "
+    "6 the artifact is damaged; 7 a library is missing; 8 no space left; 130 interrupted."
+)
+
+app = typer.Typer(
+    name="tailorbird",
+    help="Fit one trained model to every device: compress it to a budget, verify it, run it, show what it cost.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _command in (compress, evaluate, run, inspect, verify, methods, demo):
+    app.command(_command.__name__.rpartition(".")[2])(_command.command)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"tailorbird {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    session(context).debug = debug
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line and leave the process with its exit code."""
+    sys.exit(call(sys.argv[1:] if args is None else args))
+
+
+def call(args: Sequence[str]) -> int:
+    """Run the command line; returns the exit code. Errors nobody expected come through with their traceback."""
+    this = Session(list(args), json="--json" in args)
+    try:
+        with contextlib.redirect_stdout(sys.stderr) if this.json else contextlib.nullcontext():
+            return _dispatch(this)
+    except TailorbirdError as error:
+        if this.debug:
+            raise
+        return this.fail(error)
+    except (KeyboardInterrupt, typer.Abort):
+        say(f"interrupted: {this.interrupted()}")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has had enough of it.
+        with contextlib.suppress(OSError):
+            sys.stdout.close()
+        return 1
+
+
+def _dispatch(this: Session) -> int:
+    command: Any = typer.main.get_command(app)
+    try:
+        return int(command.main(this.args, prog_name="tailorbird", standalone_mode=False, obj=this) or 0)
+    except _CLICK_ERROR as error:
+        context = error.ctx
+        asked = context.command_path if context else "tailorbird"
+        if not error.format_message():  # no arguments at all: the help was shown
+            return UsageError.exit_code
+        raise UsageError(error.format_message(), hint=f"see `{asked} --help`") from None
+
+
+# Typer took click into itself at some version; its errors are found through the one class both export.
+_CLICK_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")

@@ -1,0 +1,94 @@
+"""Progress on standard error: a bar on a terminal, a line a piece elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from tailorbird.cli.session import say
+from tailorbird.pipeline.progress import Progress
+
+Told = Callable[[str, int, int], None]
+
+
+class PieceBar(Progress):
+    """How far a compression is: pieces finished, the stage it is in, time gone and left."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, markup=False, highlight=False)
+        self.bars = _bars(self.console) if self.console.is_terminal else None
+        self.task: Any = None
+        self.start = time.perf_counter()
+        self.done = self.pieces = 0
+
+    def begin(self, pieces: int) -> None:
+        """Draw the empty bar."""
+        self.pieces = pieces
+        if self.bars:
+            self.bars.start()
+            self.task = self.bars.add_task("compressing", total=pieces)
+
+    def enter(self, stage: str) -> None:
+        """Name the stage."""
+        if self.bars and self.task is not None:
+            self.bars.update(self.task, description=stage)
+
+    def advance(self, piece: str) -> None:
+        """Move on by a piece; without a terminal, print a line."""
+        self.done += 1
+        if self.bars:
+            self.bars.advance(self.task)
+        else:
+            say(f"[{self.done}/{self.pieces}] {piece} ({time.perf_counter() - self.start:.0f} s)")
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self.bars:
+            self.bars.stop()
+
+
+@contextmanager
+def drawn() -> Iterator[PieceBar]:
+    """A progress bar that goes away however the work ends."""
+    bar = PieceBar()
+    try:
+        yield bar
+    finally:
+        bar.close()
+
+
+@contextmanager
+def evaluation(name: str) -> Iterator[Told]:
+    """What `evaluate` is told to tell: a bar on a terminal, else one line."""
+    console = Console(stderr=True, markup=False, highlight=False)
+    if not console.is_terminal:
+        say(name)
+        yield lambda what, done, total: None
+        return
+    with _bars(console) as bars:
+        tasks: dict[str, Any] = {}
+
+        def told(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(f"{name}: {what}", total=total)
+            bars.update(tasks[what], completed=done)
+
+        yield told
+
+
+def _bars(console: Console) -> Bars:
+    return Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )

@@ -1,0 +1,109 @@
+"""Tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.table import Table
+
+
+def _table(*columns: str, left: int = 1, title: str | None = None) -> Table:
+    made = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
+    for index, name in enumerate(columns):
+        made.add_column(name, justify="left" if index < left else "right", overflow="fold")
+    return made
+
+
+def plan_table(parts: Iterable[Mapping[str, Any]]) -> Table:
+    """Roles and bits with their parts, weights, bytes; records as `inspect` has them."""
+    rows: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for part in parts:
+        rows.setdefault((part["role"], _code_bits(part["format"]["bits"])), []).append(part)
+    made = _table("role", "bits", "parts", "weights", "bytes", "stored bits", left=2)
+    for (role, bits), members in rows.items():
+        weights = sum(part["shape"][0] * part["shape"][1] for part in members)
+        size = sum(part["bytes"] for part in members)
+        made.add_row(role, bits, str(len(members)), f"{weights:,}", f"{size:,}", f"{8 * size / weights:.3f}")
+    return made
+
+
+def parts_table(parts: Iterable[Mapping[str, Any]]) -> Table:
+    """Every part."""
+    made = _table("part", "role", "shape", "bits", "bytes", "stored bits", left=2)
+    for part in parts:
+        shape = "x".join(map(str, part["shape"]))
+        bits = _code_bits(part["format"]["bits"])
+        made.add_row(part["name"], part["role"], shape, bits, f"{part['bytes']:,}", f"{part['bits']:.3f}")
+    return made
+
+
+def methods_table(methods: Iterable[Mapping[str, Any]]) -> Table:
+    """Every method."""
+    made = _table("method", "title and paper", "status", "options with their defaults", left=4)
+    for method in methods:
+        options = ", ".join(f"{name}={_word(value)}" for name, value in method["options"].items())
+        made.add_row(method["name"], f"{method['title']} ({method['paper']})", method["status"], options)
+    return made
+
+
+def quality_table(found: Mapping[str, Any]) -> Table:
+    """What `evaluate` found."""
+    bos = "with" if found["bos"] else "without"
+    title = f"{found['text']}: {found['tokens']:,} tokens, window {found['window']}, stride {found['stride']}, {bos} BOS"
+    made = _table("measure", found["model"], *([found["reference"]] if found["reference"] else []), title=title)
+    compared = found["reference"] is not None
+    rows = [("perplexity", found["perplexity"], found["reference_perplexity"])]
+    rows += [("KL from the original, nats", found["kl"], 0.0)] if compared else []
+    rows += [("same top token", found["top1_agreement"], 1.0)] if compared else []
+    for name, mine, theirs in rows:
+        made.add_row(name, _figure(mine), *([_figure(theirs)] if compared else []))
+    for task, metrics in found.get("tasks", {}).items():
+        for name, value in metrics.items():
+            made.add_row(f"{task}: {name}", _figure(value), *([""] if compared else []))
+    return made
+
+
+def outcome_table(report: Mapping[str, Any]) -> Table:
+    """Original and compressed side by side, from a report's data."""
+    model, artifact = report["model"], report["artifact"]
+    quality = report.get("quality") or {}
+    before, after = quality.get("original", {}), quality.get("compressed", {})
+    made = _table("", "original", "compressed")
+    made.add_row("bytes", f"{model['bytes']:,}", f"{artifact['bytes']:,}")
+    made.add_row("honest bits a weight", _figure(model.get("bits")), _figure(artifact["bits"]))
+    if after:
+        made.add_row(
+            f"perplexity ({quality['text']}, {quality['tokens']:,} tokens)",
+            _figure(before.get("perplexity")),
+            _figure(after.get("perplexity")),
+        )
+        made.add_row("KL from the original, nats", "", _figure(after.get("kl")))
+        made.add_row("same top token", "", _figure(after.get("top1_agreement")))
+    return made
+
+
+def samples_text(report: Mapping[str, Any]) -> str:
+    """What each of the two models writes."""
+    lines = []
+    for row in report.get("samples") or []:
+        lines.append(f"prompt:     {row['prompt']}")
+        for name in ("original", "compressed"):
+            lines.append(f"{name + ':':<12}{'(not run)' if row.get(name) is None else ' '.join(row[name].split())}")
+    return "\n".join(lines)
+
+
+def _code_bits(bits: int | str) -> str:
+    """Bits of the codes; where groups differ, their mean and range."""
+    if not isinstance(bits, str):
+        return str(bits)
+    each = [int(digit) for digit in bits]
+    return f"{sum(each) / len(each):.2f} ({min(each)}-{max(each)})"
+
+
+def _figure(value: Any) -> str:
+    return "-" if not isinstance(value, int | float) else f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,175 @@
+"""How long a job will take and how much memory it will need, before it begins.
+
+Work is counted (products, swept weights, bytes) and divided by what this machine does in a short trial: one matrix
+product, and the method itself fitting a small random weight. docs/cli.md says how good that is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tailorbird.anatomy import Part
+from tailorbird.formats import PlaneSpec
+from tailorbird.measure.states import SPILL_BYTES
+from tailorbird.measure.statistics import SAMPLE, Stats
+from tailorbird.method import Method
+from tailorbird.pipeline.prepare import Prepared
+from tailorbird.plan import Plan
+
+TRIAL_COLS = 512
+TRIAL_ROWS = (128, 1024)
+TRIAL_BITS = 4
+# Outputs a method that asks for inputs compares at once, at most.
+OUTPUTS = 2**26
+# Bytes a second at which weights are read, converted, digested and written.
+STREAMING = 400e6
+# Seconds in which a fresh process imports what verifying needs.
+FRESH = 5.0
+# A forward pass does less than one large product does in the same time.
+FORWARD = 0.6
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a job will need.
+
+    Attributes:
+        seconds: by stage: measure, fit, verify (with packing), evaluate.
+        total_seconds: their sum.
+        memory_bytes: peak, above what the interpreter with its libraries takes.
+    """
+
+    seconds: dict[str, float]
+    total_seconds: float
+    memory_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def smallest(job: Prepared) -> Prepared:
+    """The same job at one bit a weight: the smallest with these options."""
+    specs = {part.name: job.method.spec(part, 1) for part in job.plan.parts}
+    return replace(job, plan=Plan(job.plan.method, job.plan.options, job.plan.parts, specs))
+
+
+def estimate(job: Prepared, tokens: int, evaluated: int = 0) -> Estimate:
+    """Seconds and bytes of memory of a job on this machine; takes a second or two itself.
+
+    Args:
+        job: what was prepared.
+        tokens: of calibration text.
+        evaluated: predictions the evaluation afterwards scores, by the original and by the artifact.
+    """
+    rate = _product_rate()
+    inner = [part for part in job.plan.parts if part.block is not None]
+    numel = sum(part.numel for part in inner)
+    weights = job.plan.numel
+    seconds = {
+        "measure": _measuring(job, inner, tokens, rate) if job.method.needs else 0.0,
+        "fit": _fitting(job, rate),
+        "verify": FRESH + 4 * weights / STREAMING,
+        "evaluate": 2 * (2 * evaluated * weights / (FORWARD * rate) + 4 * weights / STREAMING) if evaluated else 0.0,
+    }
+    seconds["measure"] += 2 * 4 * numel / STREAMING
+    return Estimate(seconds, sum(seconds.values()), _memory(job, inner, tokens))
+
+
+def _measuring(job: Prepared, inner: list[Part], tokens: int, rate: float) -> float:
+    """Two forward passes of every block, and the products of the Gram matrices."""
+    products = 2 * 2.0 * tokens * sum(part.numel * part.uses for part in inner) / FORWARD
+    if "gram" in job.method.needs:
+        products += 2.0 * tokens * sum(cols**2 for _, cols in _inputs(job.plan.parts))
+    return products / rate
+
+
+def _fitting(job: Prepared, rate: float) -> float:
+    fixed, each, deciding, factor = _trial(job.method, job.plan.parts)
+    total = 0.0
+    for part in job.plan.parts:
+        rows, cols = part.shape
+        total += cols * (fixed * -(-rows // 2048) + each * rows)
+        if job.method.needs and rows * cols:
+            total += rows * cols**2 / rate
+            total += deciding * min(SAMPLE * rows, OUTPUTS) * cols
+    return total + factor * sum(cols**3 for _, cols in _inputs(job.plan.parts))
+
+
+def _inputs(parts: Any) -> set[tuple[int | None, int]]:
+    """Distinct (block, columns): parts that read the same tensor share their statistics."""
+    return {(part.block, part.shape[1]) for part in parts}
+
+
+def _trial(method: Method, parts: Any) -> tuple[float, float, float, float]:
+    """Seconds for a column of a chunk, for a weight, for an output and column decided on, and for a cubed column."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(SAMPLE, TRIAL_COLS, generator=generator)
+    weight = torch.randn(TRIAL_ROWS[1], TRIAL_COLS, generator=generator)
+    cols = TRIAL_COLS
+    spec = method.spec(replace(parts[0], name="trial", shape=(TRIAL_ROWS[1], cols)), TRIAL_BITS)
+    gram = inputs.T @ inputs
+    shared = Stats(gram, inputs, SAMPLE)
+    deciding = _timed(lambda: method.decide(weight.clone(), shared, spec))
+    small, large = (_timed(lambda n=rows: _fit(method, weight[:n], shared, spec)) for rows in TRIAL_ROWS)  # type: ignore[misc]
+    fresh = _timed(lambda: _fit(method, weight[: TRIAL_ROWS[0]], Stats(gram, inputs, SAMPLE), spec))
+    each = max(0.0, (large - small) / (TRIAL_ROWS[1] - TRIAL_ROWS[0]))
+    fixed = max(0.0, small - each * TRIAL_ROWS[0])
+    return fixed / cols, each / cols, deciding / (SAMPLE * TRIAL_ROWS[1] * cols), max(0.0, fresh - small) / cols**3
+
+
+def _fit(method: Method, weight: Tensor, stats: Stats, spec: PlaneSpec) -> None:
+    method.fit(weight.clone(), stats, spec).pack()
+
+
+def _timed(work: Callable[[], Any]) -> float:
+    """The faster of two runs: the first one also warms up."""
+    took = []
+    for _ in range(2):
+        start = time.perf_counter()
+        work()
+        took.append(time.perf_counter() - start)
+    return min(took)
+
+
+def _product_rate(side: int = 768, seconds: float = 0.2) -> float:
+    """Floating-point operations a second of a float32 matrix product on this machine."""
+    one = torch.ones(side, side)
+    one @ one
+    start, count = time.perf_counter(), 0
+    while (took := time.perf_counter() - start) < seconds:
+        one @ one
+        count += 1
+    return 2.0 * side**3 * max(count, 1) / took
+
+
+def _memory(job: Prepared, inner: list[Part], tokens: int) -> int:
+    """The larger of the two peaks: measuring and fitting a block, or fitting the largest part outside the blocks."""
+    needs = job.method.needs
+    states = min(SPILL_BYTES, 4 * tokens * max((part.shape[1] for part in inner), default=0)) if needs else 0
+    kept = sum(tensor.numel() * tensor.element_size() for tensor in job.kept.values())
+    blocks: dict[int | None, int] = {}
+    grams: dict[int | None, int] = {}
+    for part in inner:
+        blocks[part.block] = blocks.get(part.block, 0) + 4 * part.numel
+    for block, cols in _inputs(job.plan.parts):
+        # The matrix, its damped copy and its factor; the sampled inputs.
+        grams[block] = grams.get(block, 0) + (12 * cols**2 + 4 * SAMPLE * cols if needs else 0)
+    # Weights in place, their packed form unpacked again to move on, the largest one being worked on.
+    block = max((2 * size + grams.get(index, 0) for index, size in blocks.items()), default=0)
+    block += max((_working(job, part) for part in inner), default=0)
+    outer = [part for part in job.plan.parts if part.block is None]
+    ends = max((4 * part.numel + _working(job, part) + grams.get(None, 0) for part in outer), default=0)
+    return int(states + kept + max(block, ends))
+
+
+def _working(job: Prepared, part: Part) -> int:
+    """Codes, packed planes and the outputs a method compares, beside the weight itself."""
+    compared = 3 * 4 * min(SAMPLE * part.shape[0], OUTPUTS) if "inputs" in job.method.needs else 0
+    return part.numel + 2 * job.plan.part_bytes(part) + compared

@@ -1,0 +1,177 @@
+"""Every command on a tiny model: what it prints where, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tailorbird
+from tailorbird.files import read_json
+
+
+def test_compress_evaluates_and_reports(call: Any, tiny: Path, text: Path, tmp_path: Path) -> None:
+    out = tmp_path / "small"
+    done = call(
+        *("compress", tiny, "--method", "slim-llm", "--budget", "6bits", "--budget", "100kB", "--out", out, "--json"),
+        *("--data", text, "--samples", 8, "--length", 32, "--seed", 3, "--set", "search=4", "--eval-tokens", 126),
+    )
+    assert done.code == 0, done.err
+    found = done.json
+    assert found["verified"] and found["bits"] <= 6 and found["bytes"] <= 100_000
+    assert found["bytes"] == sum((out / name).stat().st_size for name in loaded(out))
+    assert found["method"]["options"]["search"] == 4
+    assert found["quality"]["tokens"] == 126
+    assert found["quality"]["compressed"]["kl"] > 0
+    assert found["quality"]["original"]["perplexity"] > 1
+    assert set(found["samples"][0]) == {"prompt", "original", "compressed"}
+    assert {"fit", "measure", "pack", "verify", "evaluate", "samples"} <= set(found["timings"])
+    report = read_json(out / "report.json")
+    assert report["command"].startswith(f"tailorbird compress {tiny}")
+    assert {part["name"] for part in report["parts"]} == set(tailorbird.Artifact.open(out).plan.specs)
+    assert all(part["error"] > 0 and part["seconds"] > 0 for part in report["parts"])
+    assert all(part["bytes"] == sum(part["bytes_by"].values()) for part in report["parts"])
+    assert "Verified" in (out / "report.html").read_text(encoding="utf-8")
+    assert "[4/4]" in done.err
+
+
+def loaded(folder: Path) -> list[str]:
+    """The files the runtime loads."""
+    return [*read_json(folder / "manifest.json")["files"], "manifest.json"]
+
+
+def test_compress_prints_a_table(call: Any, tiny: Path, text: Path, tmp_path: Path) -> None:
+    done = call("compress", tiny, "--method", "rtn", "--out", tmp_path / "small", "--eval-tokens", 63)
+    assert done.code == 0, done.err
+    for word in ("original", "compressed", "bytes", "honest bits", "perplexity", "report.html"):
+        assert word in done.out
+
+
+def test_dry_run_bounds_what_is_written(call: Any, tiny: Path, artifact: Path, tmp_path: Path) -> None:
+    done = call("compress", tiny, "--method", "gptq", "--budget", "6bits", "--dry-run", "--json")
+    found = done.json
+    written = tailorbird.Artifact.open(artifact)
+    assert written.nbytes <= found["bytes"] <= written.nbytes + 2000
+    assert written.bits <= found["bits"] <= 6
+    assert found["smallest_bytes"] < found["bytes"]
+    assert found["estimate"]["total_seconds"] > 0 and found["estimate"]["memory_bytes"] > 0
+    assert not list(tmp_path.iterdir())
+    shown = call("compress", tiny, "--budget", "6bits", "--dry-run").out
+    assert f"{found['bytes']:,} bytes" in shown and "embedding" in shown
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_plan_is_applied(call: Any, tiny: Path, text: Path, tmp_path: Path, whole: bool) -> None:
+    printed = call("compress", tiny, "--method", "rtn", "--budget", "4bits", "--dry-run", "--json").json
+    part = printed["plan"]["parts"][3]
+    part["format"]["bits"] = 7
+    (tmp_path / "plan.json").write_text(json.dumps(printed if whole else printed["plan"]))
+    out = tmp_path / "out"
+    done = call("compress", tiny, "--plan", tmp_path / "plan.json", "--out", out, "--no-evaluate")
+    assert done.code == 0, done.err
+    shown = {entry["name"]: entry for entry in call("inspect", out, "--json").json["parts"]}
+    assert shown[part["name"]]["format"]["bits"] == 7
+    again = tmp_path / "again"
+    assert call("compress", "--recipe", out / "recipe.toml", "--out", again, "--no-evaluate").code == 0
+    assert tailorbird.Artifact.open(again).digest == tailorbird.Artifact.open(out).digest
+
+
+def test_plan_of_another_method_is_refused(call: Any, tiny: Path, tmp_path: Path) -> None:
+    printed = call("compress", tiny, "--method", "rtn", "--dry-run", "--json").out
+    (tmp_path / "plan.json").write_text(printed)
+    done = call("compress", tiny, "--plan", tmp_path / "plan.json", "--method", "gptq", "--out", tmp_path / "out")
+    assert done.code == 2 and "'rtn'" in done.err
+
+
+def test_inspect(call: Any, artifact: Path) -> None:
+    found = call("inspect", artifact, "--json").json
+    opened = tailorbird.Artifact.open(artifact)
+    assert (found["digest"], found["bits"], found["bytes"]) == (opened.digest, opened.bits, opened.nbytes)
+    assert found["verified"] is True
+    assert len(found["parts"]) == 22
+    assert set(found["parts"][0]) >= {"name", "shape", "role", "format", "bits", "bytes"}
+    assert set(found["files"]) | {"manifest.json"} == set(loaded(artifact))
+    assert opened.digest in call("inspect", artifact).out
+
+
+def test_verify(call: Any, artifact: Path, tmp_path: Path) -> None:
+    found = call("verify", artifact, "--json").json
+    assert found["ok"] and found["digest"] == tailorbird.Artifact.open(artifact).digest and len(found["checks"]) == 4
+    damaged = tmp_path / "damaged"
+    shutil.copytree(artifact, damaged)
+    content = bytearray((damaged / "head.safetensors").read_bytes())
+    content[-1] ^= 1
+    (damaged / "head.safetensors").write_bytes(content)
+    done = call("verify", damaged)
+    assert (done.code, done.out) == (6, "")
+    assert "error: " in done.err and "head.safetensors" in done.err and "hint: " in done.err
+    told = call("verify", damaged, "--json")
+    assert told.json["exit_code"] == told.code == 6 and "head.safetensors" in told.json["error"]
+
+
+def test_evaluate(call: Any, artifact: Path, tiny: Path, text: Path) -> None:
+    done = call("evaluate", artifact, "--text", text, "--tokens", 126, "--json")
+    found = done.json
+    assert {"perplexity", "tokens", "kl", "top1_agreement", "window", "stride", "bos", "text"} <= set(found)
+    assert (found["tokens"], found["window"], found["stride"], found["bos"]) == (126, 64, 63, True)
+    assert found["text"] == str(text) and found["reference"] == str(tiny)
+    assert found["kl"] > 0 and 0 < found["top1_agreement"] <= 1
+    assert "note: the original is" in done.err
+    alone = call("evaluate", tiny, "--text", text, "--tokens", 126, "--json").json
+    assert alone["kl"] is None and alone["top1_agreement"] is None
+    assert alone["perplexity"] == pytest.approx(found["reference_perplexity"])
+    api = tailorbird.evaluate(artifact, tiny, tokens=126, text=text)
+    assert api.to_json() == found
+    assert "perplexity" in call("evaluate", artifact, "--text", text, "--tokens", 63, "--window", 32).out
+
+
+def test_evaluate_without_the_original(call: Any, artifact: Path, text: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(artifact, moved)
+    (moved / "recipe.toml").write_text('model = "/no/such/model"\n')
+    done = call("evaluate", moved, "--text", text, "--tokens", 63, "--json")
+    assert done.code == 0 and done.json["kl"] is None and "note: no comparison" in done.err
+    (moved / "recipe.toml").unlink()
+    assert call("evaluate", moved, "--text", text, "--tokens", 63, "--json").json["kl"] is None
+    none = call("evaluate", artifact, "--reference", "none", "--text", text, "--tokens", 63, "--json")
+    assert none.json["kl"] is None
+
+
+def test_evaluate_refuses_a_window_the_model_cannot_see(call: Any, artifact: Path, text: Path) -> None:
+    done = call("evaluate", artifact, "--text", text, "--window", 65)
+    assert done.code == 2 and "hint: --window 64" in done.err
+
+
+def test_run_streams(call: Any, artifact: Path) -> None:
+    done = call("run", artifact, "The tailorbird", "--max-tokens", 5)
+    assert done.code == 0, done.err
+    found = call("run", artifact, "The tailorbird", "--max-tokens", 5, "--json").json
+    assert done.out == found["text"] + "\n"
+    assert "a second" in done.err
+    drawn = [
+        call("run", artifact, "The", "--max-tokens", 5, "--temperature", 1, "--top-k", 50, "--seed", seed).out
+        for seed in (1, 1, 2)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_methods(call: Any) -> None:
+    found = {method["name"]: method for method in call("methods", "--json").json}
+    assert {"rtn", "gptq", "slim-llm"} <= set(found)
+    assert found["gptq"]["paper"] == "arXiv 2210.17323" and found["gptq"]["status"] == "ready"
+    assert found["gptq"]["options"]["damp"] == 0.01
+    assert "slim-llm" in call("methods").out
+
+
+def test_demo_twice(call: Any, tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "demo-out"
+    first = call("demo", "--model", tiny, "--out", out, "--method", "rtn")
+    assert first.code == 0, first.err
+    again = call("demo", "--model", tiny, "--out", out, "--method", "rtn")
+    assert again.out == first.out and "is there already" in again.err
+    assert "report.html" in first.out and "compressed" in first.out
+    (out / "report.json").write_text('{"digest": "other"}')
+    assert call("demo", "--model", tiny, "--out", out).code == 6

@@ -1,0 +1,72 @@
+"""The surface of the command line: what there is, what it answers to, and how fast it wakes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from tailorbird import errors
+from tailorbird.cli.main import EXIT_CODES, app
+from tailorbird.errors import TailorbirdError
+
+COMMON = {"--json", "--recipe"}
+SURFACE = {
+    "compress": {
+        *("model", "--method", "--budget", "--out", "--data", "--samples", "--length", "--seed", "--set", "--plan"),
+        *("--resume", "--dry-run", "--evaluate", "--no-evaluate", "--eval-tokens"),
+    },
+    "evaluate": {"model", "--reference", "--tokens", "--window", "--text", "--tasks"},
+    "run": {
+        *("model", "prompt", "--max-tokens", "--temperature", "--top-k", "--top-p", "--seed", "--stop", "--dense"),
+    },
+    "inspect": {"artifact"},
+    "verify": {"artifact"},
+    "methods": set(),
+    "demo": {"--out", "--method", "--budget", "--model"},
+}
+
+
+def test_surface_is_frozen() -> None:
+    """Whoever changes this changes what users have in their scripts: say so in CHANGELOG.md."""
+    command = typer.main.get_command(app)
+    found = {
+        name: {option for p in sub.params for option in [*p.opts, *p.secondary_opts]} - COMMON
+        for name, sub in command.commands.items()  # type: ignore[attr-defined]
+    }
+    assert found == SURFACE
+    assert {option for p in command.params for option in p.opts} == {"--debug", "--version"}
+    for sub in command.commands.values():  # type: ignore[attr-defined]
+        assert {option for p in sub.params for option in p.opts} >= COMMON
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["compress", "--help"]])
+def test_help_loads_nothing_heavy(args: list[str]) -> None:
+    code = (
+        "import sys\nfrom tailorbird.cli.main import call\n"
+        f"code = call({args!r})\n"
+        "heavy = {'torch', 'numpy', 'scipy', 'safetensors', 'transformers', 'tokenizers', 'gguf'} & set(sys.modules)\n"
+        "sys.exit(f'{code} {sorted(heavy)}' if code or heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "tailorbird" in done.stdout
+
+
+def test_every_exit_code_is_documented() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, TailorbirdError)]
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    for code in {kind.exit_code for kind in kinds} | {0, 130}:
+        assert f"{code} " in EXIT_CODES
+        assert f"| {code} |" in page
+
+
+def test_every_option_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    for name, options in SURFACE.items():
+        assert f"tailorbird {name}" in page
+        for option in options:
+            assert (option in page) if option.startswith("--") else (option.upper() in page), option

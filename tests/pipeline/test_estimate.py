@@ -1,0 +1,56 @@
+"""The estimate: counted work over measured speed; no figure of it depends on a clock being right."""
+
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from tailorbird.pipeline import estimate as room
+from tailorbird.pipeline import prepare
+from tailorbird.pipeline.estimate import estimate, smallest
+
+
+def module(width: int = 64, layers: int = 3) -> nn.Module:
+    return nn.Sequential(*(nn.Linear(width, width) for _ in range(layers)))
+
+
+@pytest.fixture
+def steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of known speed."""
+    monkeypatch.setattr(room, "_product_rate", lambda: 1e9)
+    monkeypatch.setattr(room, "_trial", lambda method, parts: (1e-6, 1e-9, 1e-12, 1e-12))
+
+
+@pytest.mark.usefixtures("steady")
+def test_more_work_takes_longer_and_more_memory() -> None:
+    small, large = (prepare(module(width), "gptq", "4bits") for width in (64, 256))
+    one, more, bigger = estimate(small, 1000), estimate(small, 4000), estimate(large, 1000)
+    assert one.total_seconds == pytest.approx(sum(one.seconds.values()))
+    assert more.seconds["measure"] > one.seconds["measure"]
+    assert more.seconds["fit"] == one.seconds["fit"]
+    assert bigger.seconds["fit"] > one.seconds["fit"]
+    assert bigger.memory_bytes > one.memory_bytes and more.memory_bytes > one.memory_bytes
+    assert one.seconds["evaluate"] == 0 and estimate(small, 1000, 500).seconds["evaluate"] > 0
+
+
+@pytest.mark.usefixtures("steady")
+def test_a_method_without_calibration_measures_nothing() -> None:
+    plain, measured = (estimate(prepare(module(), name, "4bits"), 10**6) for name in ("rtn", "gptq"))
+    assert plain.seconds["measure"] < 0.1 * measured.seconds["measure"]
+    assert plain.memory_bytes < measured.memory_bytes
+
+
+@pytest.mark.parametrize("method", ["rtn", "gptq", "slim-llm"])
+def test_the_trial_runs_the_method_itself(method: str) -> None:
+    job = prepare(module(), method, "4bits")
+    found = estimate(job, 512)
+    assert set(found.seconds) == {"measure", "fit", "verify", "evaluate"}
+    assert all(seconds >= 0 for seconds in found.seconds.values()) and found.memory_bytes > 0
+    assert found.to_json()["total_seconds"] == found.total_seconds
+
+
+def test_smallest_is_one_bit_everywhere() -> None:
+    job = prepare(module(), "rtn", "5bits")
+    least = smallest(job)
+    assert {spec.mean_bits for spec in least.plan.specs.values()} == {1}
+    assert least.nbytes < job.nbytes and least.bits < job.bits

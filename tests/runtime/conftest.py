@@ -1,0 +1,68 @@
+"""The tiny models of the tests of `tasks`, and packed ones made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from runpy import run_path
+from typing import Any
+
+import pytest
+import torch
+
+from tailorbird.anatomy import Model
+from tailorbird.checkpoint import open_checkpoint
+from tailorbird.fit.groups import minmax
+from tailorbird.fit.sweep import sweep
+from tailorbird.formats import BitPlanes, PlaneSpec
+from tailorbird.plan import Plan
+
+make_model = run_path(str(Path(__file__).parents[1] / "tasks" / "conftest.py"))["make_model"]
+
+
+class PackedModel:
+    """What an artifact offers, in memory: every part rounded to 3 bits, 4 for the embedding."""
+
+    def __init__(self, model: Model, folder: Path) -> None:
+        self.model, self.folder, self.source = model, folder, "packed"
+        self.config = model.config
+        specs = {part.name: PlaneSpec.uniform(4 if part.block is None else 3, part.shape[1], 8) for part in model.parts}
+        self.plan = Plan("rtn", {}, model.parts, specs)
+        self.packed = {
+            part.name: sweep(model.read(part.tensor), specs[part.name], minmax).pack() for part in model.parts
+        }
+
+    @property
+    def tensors(self) -> Mapping[str, torch.Tensor]:
+        shapes = {part.tensor: part.shape for part in self.model.parts} | self.model.kept()
+        return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+
+    def planes(self, part: str) -> BitPlanes:
+        return self.packed[part]
+
+    def read(self, name: str) -> torch.Tensor:
+        part = self.packed.get(name.removesuffix(".weight"))
+        return self.model.read(name) if part is None else part.dequantize()
+
+    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        return self.read(name)[start:stop]
+
+    def tokenizer_bytes(self) -> bytes:
+        return (self.folder / "tokenizer.json").read_bytes()
+
+
+@pytest.fixture
+def make_packed(make_model: Any) -> Callable[[str], PackedModel]:
+    """A function that gives a family's tiny model, packed."""
+
+    def make(family: str) -> PackedModel:
+        folder, _ = make_model(family)
+        return PackedModel(Model.open(open_checkpoint(folder)), folder)
+
+    return make
+
+
+@pytest.fixture
+def pack_any() -> Callable[[torch.nn.Module], PackedModel]:
+    """A function that packs a module of the test's own."""
+    return lambda module: PackedModel(Model.wrap(module), Path())
