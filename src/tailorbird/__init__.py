@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from tailorbird.errors import TailorbirdError
     from tailorbird.method import Method
     from tailorbird.methods import methods
-    from tailorbird.pipeline import compress, prepare
+    from tailorbird.pipeline.compress import compress
+    from tailorbird.pipeline.prepare import prepare
     from tailorbird.pipeline.quality import evaluate
     from tailorbird.plan import Plan
     from tailorbird.runtime.load import load, load_into

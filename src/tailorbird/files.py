@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tailorbird.errors import ArtifactError, ResourceError, TailorbirdError, UsageError
+from tailorbird.errors import ArtifactError, ResourceError, TailorbirdError, UsageError, UsageError
 
 MAX_JSON_BYTES = 64 * 2**20
 MAX_TOML_BYTES = 2**20
@@ -28,7 +28,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         ResourceError: the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield aside
@@ -42,6 +42,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
     finally:
         aside.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where they don't exist.
+
+    Raises:
+        ResourceError: the disk is full.
+        UsageError: it can't be made there.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise disk_full(path, error) from error
+        raise UsageError(f"the folder {path} can't be made: {error}", hint="choose another place") from error
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -77,13 +92,16 @@ def read_json(path: Path, *, limit: int = MAX_JSON_BYTES, error: type[Tailorbird
         error: missing, too large, not UTF-8, not JSON, or nested too deeply.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise error(f"{path} is not a plain file", hint="fetch or make the file again")
         size = path.stat().st_size
         if size > limit:
             raise error(
                 f"{path} is {size} bytes; at most {limit} are read",
                 hint="this is not a file written by tailorbird",
             )
-        return json.loads(path.read_bytes().decode("utf-8"))
+        with path.open("rb") as handle:
+            return json.loads(handle.read(limit).decode("utf-8"))
     except FileNotFoundError:
         raise error(f"{path} is missing", hint="check the path, or fetch the file again") from None
     except (OSError, ValueError, RecursionError) as cause:
@@ -125,9 +143,13 @@ def confined(folder: Path, name: str) -> Path:
     """
     pure = PurePosixPath(name)
     if not name or pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name:
-        raise ArtifactError(f"file name {name!r} leads out of its folder", hint="do not use this artifact")
+        raise ArtifactError(f"file name {name[:200]!r} leads out of its folder", hint="do not use this artifact")
     path = folder / pure
-    if path.is_symlink() or not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        inside = not path.is_symlink() and path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError) as cause:  # no name the system can hold, or a circle of links
+        raise ArtifactError(f"bad file name {name[:200]!r}: {cause}", hint="do not use this artifact") from cause
+    if not inside:
         raise ArtifactError(f"{path} is a link or leads out of {folder}", hint="do not use this artifact")
     return path
 

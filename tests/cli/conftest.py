@@ -84,6 +84,14 @@ def call(capsys: pytest.CaptureFixture[str]) -> Call:
     return called
 
 
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verify in this process; a fresh one, as in the fixture `artifact`, takes seconds to import what it needs."""
+    import tailorbird.artifact.verify as verifying
+
+    monkeypatch.setattr(verifying, "_verify_afresh", verifying.verify)
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny(tmp_path_factory.mktemp("tiny"))

@@ -38,7 +38,7 @@ def test_written_is_planned(model_of: Any, text: Path, tmp_path: Path, family: s
     assert verify(written.folder).digest == written.digest
     for part in written.plan.parts:
         assert written.planes(part.name).nbytes == result.facts[part.name]["bytes"]
-        assert 0 < result.facts[part.name]["error"] < 0.2
+        assert 0 < result.facts[part.name]["error"] < 0.5
 
 
 @pytest.mark.usefixtures("here")
@@ -109,7 +109,7 @@ def test_an_edited_plan_is_applied(model_of: Any, tmp_path: Path) -> None:
     plan = Plan.from_json(data)
     artifact = compress(model_of("llama"), tmp_path / "a", plan=plan).artifact
     assert artifact.plan.to_json() == data
-    assert artifact.planes(name).spec.bits == (7,) * 8
+    assert artifact.planes(name).spec.bits == (7,) * 4
     with pytest.raises(UsageError, match="the plan is not for"):
         prepare(model_of("opt"), plan=plan)
 
@@ -117,9 +117,9 @@ def test_an_edited_plan_is_applied(model_of: Any, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("method", METHODS)
 def test_a_module_with_its_batches(tmp_path: Path, tiny: SimpleNamespace, method: str) -> None:
-    module, batches = tiny.make_mlp(), [torch.randn(16, 32, generator=torch.Generator().manual_seed(i)) for i in (1, 2)]
+    module, batches = tiny.make_mlp(), [torch.randn(16, 64, generator=torch.Generator().manual_seed(i)) for i in (1, 2)]
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    result = compress(module, tmp_path / "a", method=method, budget="5bits", data=batches)
+    result = compress(module, tmp_path / "a", method=method, budget="6bits", data=batches)
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
     artifact = Artifact.open(tmp_path / "a")
     assert verify(tmp_path / "a").digest == result.artifact.digest
@@ -131,7 +131,7 @@ def test_a_module_with_its_batches(tmp_path: Path, tiny: SimpleNamespace, method
 
 def test_a_module_needs_batches_and_linear_layers(tmp_path: Path, tiny: SimpleNamespace) -> None:
     with pytest.raises(DataError, match="needs its input batches"):
-        compress(tiny.make_mlp(), tmp_path / "a", method="gptq", budget="5bits")
+        compress(tiny.make_mlp(), tmp_path / "a", method="gptq", budget="6bits")
     with pytest.raises(ModelError, match="Sequential has no linear layers"):
         compress(torch.nn.Sequential(torch.nn.ReLU()), tmp_path / "a", method="rtn")
     assert not list(tmp_path.iterdir())
@@ -176,7 +176,7 @@ def test_calibration_files_of_the_wrong_kind(model_of: Any, tmp_path: Path) -> N
 def test_a_missing_shard(tiny: SimpleNamespace, tmp_path: Path) -> None:
     module = tiny.make_model("llama", tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").unlink()
-    module.save_pretrained(tmp_path / "model", max_shard_size="400KB")
+    module.save_pretrained(tmp_path / "model", max_shard_size="100KB")
     shard = sorted((tmp_path / "model").glob("*-of-*.safetensors"))[1]
     shard.unlink()
     with pytest.raises(ModelError, match=shard.name):

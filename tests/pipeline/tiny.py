@@ -20,7 +20,7 @@ WORDS = 320
 
 _COMMON: dict[str, Any] = {
     "vocab_size": WORDS,
-    "hidden_size": 128,
+    "hidden_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "max_position_embeddings": 64,
@@ -28,7 +28,7 @@ _COMMON: dict[str, Any] = {
     "eos_token_id": 1,
     "pad_token_id": None,
 }
-_GATED: dict[str, Any] = {"intermediate_size": 256, "num_key_value_heads": 2, "head_dim": 32}
+_GATED: dict[str, Any] = {"intermediate_size": 128, "num_key_value_heads": 2, "head_dim": 16}
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama": {"model_type": "llama", "tie_word_embeddings": True, **_COMMON, **_GATED},
     "untied": {"model_type": "llama", "tie_word_embeddings": False, "attention_bias": True, **_COMMON, **_GATED},
@@ -36,9 +36,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "opt": {
         "model_type": "opt",
         "tie_word_embeddings": True,
-        "ffn_dim": 256,
-        "word_embed_proj_dim": 128,
+        "ffn_dim": 128,
+        "word_embed_proj_dim": 64,
         **_COMMON,
+        "num_hidden_layers": 3,
+        "max_position_embeddings": 34,
     },
 }
 
@@ -66,7 +68,8 @@ def make_model(name: str, folder: Path, **changes: Any) -> nn.Module:
     module = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
         for tensor in module.parameters():
-            tensor.add_(torch.randn_like(tensor) * 0.1)
+            # Trained models come in bfloat16: what is stored as it is takes two bytes a number.
+            tensor.copy_((tensor + torch.randn_like(tensor) * 0.1).bfloat16())
     folder.mkdir(parents=True, exist_ok=True)
     module.save_pretrained(folder)
     make_tokenizer().save(str(folder / "tokenizer.json"))
@@ -87,8 +90,8 @@ class Mlp(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.Linear(32, 48)
-        self.second = nn.Linear(48, 16, bias=False)
+        self.first = nn.Linear(64, 96)
+        self.second = nn.Linear(96, 32, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.second(torch.relu(self.first(x)))

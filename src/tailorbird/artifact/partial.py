@@ -20,7 +20,7 @@ from tailorbird.artifact.layout import Segment, tensors_of
 from tailorbird.artifact.manifest import NAME as MANIFEST
 from tailorbird.artifact.manifest import Manifest
 from tailorbird.errors import ArtifactError, UsageError
-from tailorbird.files import read_json, remove_leftovers, write_json
+from tailorbird.files import make_folder, read_json, remove_leftovers, write_json
 from tailorbird.formats import BitPlanes, PlaneSpec
 from tailorbird.formats.safetensors_header import read_header, read_tensor
 from tailorbird.formats.safetensors_write import write
@@ -52,7 +52,7 @@ class Partial:
         self._check(resume)
         self.facts = self.folder / "work"
         if not self.named:
-            self.facts.mkdir(parents=True, exist_ok=True)
+            make_folder(self.facts)
             write_json(self.folder / JOB, {"job": self.job})
         for folder in (self.folder, self.facts):
             remove_leftovers(folder)

@@ -20,6 +20,8 @@ from tailorbird.plan import Plan
 TOKENIZER = "tokenizer.json.xz"
 # Real tokenizers shrink about fourfold; beyond this ratio a compressed file is a bomb.
 _MAX_RATIO = 32
+# What is written needs 3 MB to unpack.
+_UNPACK_BYTES = 2**24
 _AGAIN = "the artifact is damaged: fetch or make it again"
 
 
@@ -144,7 +146,7 @@ class Artifact:
             raise ArtifactError(f"{self.folder} has no tokenizer", hint="the model it was made from had none")
         packed = path.read_bytes()
         try:
-            unpacker = lzma.LZMADecompressor(memlimit=2**28)
+            unpacker = lzma.LZMADecompressor(memlimit=_UNPACK_BYTES)
             data = unpacker.decompress(packed, max_length=_MAX_RATIO * len(packed))
         except lzma.LZMAError as cause:
             raise ArtifactError(f"{path} can't be unpacked: {cause}", hint=_AGAIN) from cause

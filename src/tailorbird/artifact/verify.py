@@ -13,13 +13,14 @@ import torch
 from tailorbird.anatomy import Model
 from tailorbird.anatomy.families import anatomies
 from tailorbird.artifact.manifest import Manifest, weight_digest
-from tailorbird.artifact.reader import Artifact
-from tailorbird.errors import ArtifactError
+from tailorbird.artifact.reader import TOKENIZER, Artifact
+from tailorbird.errors import ArtifactError, TailorbirdError
 from tailorbird.formats import BitPlanes
 from tailorbird.formats.bitplanes import ROW_CHUNK
 from tailorbird.formats.grid import Grid
 from tailorbird.formats.safetensors_header import read_tensor
 from tailorbird.measure.shell import Shell
+from tailorbird.tasks.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,19 @@ def verify(folder: str | Path) -> Verified:
     _check_kept(artifact)
     checks.append("all other tensors are finite")
     if any(artifact.config.get("model_type") in anatomy.model_types for anatomy in anatomies()):
-        _run(artifact)
+        try:
+            _run(artifact)
+        except TailorbirdError:
+            raise
+        except Exception as cause:  # a configuration can ask for a model that builds and then can't run
+            raise ArtifactError(
+                f"{folder}: the model of config.json can't be run: {type(cause).__name__}: {str(cause)[:200]}",
+                hint="make the artifact again",
+            ) from cause
         checks.append("a forward pass gives finite numbers")
+        if TOKENIZER in artifact.manifest.files:
+            Tokenizer.of(artifact)
+            checks.append("the tokenizer can be read")
     return Verified(artifact.digest, artifact.nbytes, artifact.bits, tuple(checks))
 
 
@@ -101,10 +113,27 @@ def _check_kept(artifact: Artifact) -> None:
                 raise ArtifactError(f"tensor {name!r} is not finite", hint="make the artifact again")
 
 
+def _check_names(artifact: Artifact, model: Model) -> None:
+    """The plan has the parts of the model, and the files its tensors: none less and none more."""
+    own = {part.name: part for part in model.parts}
+    for part in artifact.plan.parts:
+        if own.get(part.name) != part:
+            raise ArtifactError(
+                f"{artifact.folder}: part {part.name[:200]!r} of the plan is not one of the model of config.json",
+                hint="make the artifact again",
+            )
+    wanted = set(model.kept()) | {part.tensor for part in model.parts}
+    if more := set(artifact.tensors) - wanted:
+        raise ArtifactError(
+            f"{artifact.folder}: tensor {min(more)[:200]!r} belongs to nothing", hint="make the artifact again"
+        )
+
+
 @torch.no_grad()
 def _run(artifact: Artifact) -> None:
     """A few tokens through all blocks, one block in memory at a time, and a slice of the head."""
     model = Model.open(artifact)
+    _check_names(artifact, model)
     shell = Shell(model)
     embedding = next(part for part in model.parts if part.role == "embedding")
     ids = torch.arange(8)[None] % embedding.shape[0]

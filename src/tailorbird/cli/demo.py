@@ -60,7 +60,5 @@ def _show(report: Mapping[str, Any], out: Path, this: Session) -> None:
     this.show(outcome_table(report))
     this.line(samples_text(report))
     if report["model"].get("source") == MODEL:
-        this.line(
-            "original: the GGUF file of the demo package (4 to 6 bits a weight), unpacked to 16 bits"
-        )
+        this.line("original: the GGUF file of the demo package (4 to 6 bits a weight), unpacked to 16 bits")
     this.line(f"artifact: {out} (verified, digest {report['digest']})\nreport:   {report['report']}")

@@ -20,7 +20,10 @@ def command(
     reference: Annotated[
         str | None,
         typer.Option(
-            "--reference", metavar="MODEL", show_default="as the recipe says", help="The original; none to leave it out."
+            "--reference",
+            metavar="MODEL",
+            show_default="as the recipe says",
+            help="The original, or none.",
         ),
     ] = None,
     tokens: Annotated[int, typer.Option("--tokens", min=0, help="Predictions to score; 0 for the whole text.")] = 4092,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -29,8 +30,25 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (compress, evaluate, run, inspect, verify, methods, demo):
-    app.command(_command.__name__.rpartition(".")[2])(_command.command)
+
+
+class _Interrupted(BaseException):
+    """Ctrl-C, as it leaves a command: typer would end the process before anything helpful is said."""
+
+
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(command)
+    def guarded(*args: Any, **options: Any) -> None:
+        try:
+            command(*args, **options)
+        except KeyboardInterrupt:
+            raise _Interrupted from None
+
+    return guarded
+
+
+for _module in (compress, evaluate, run, inspect, verify, methods, demo):
+    app.command(_module.__name__.rpartition(".")[2])(_guarded(_module.command))
 
 
 def _version(value: bool) -> None:
@@ -63,7 +81,7 @@ def call(args: Sequence[str]) -> int:
         if this.debug:
             raise
         return this.fail(error)
-    except (KeyboardInterrupt, typer.Abort):
+    except (_Interrupted, KeyboardInterrupt, typer.Abort):
         say(f"interrupted: {this.interrupted()}")
         return INTERRUPTED
     except BrokenPipeError:

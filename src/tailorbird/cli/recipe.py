@@ -25,6 +25,7 @@ def apply(context: typer.Context, path: Path | None) -> Path | None:
         return path
     names = {option.lstrip("-").replace("-", "_"): p.name for p in context.command.params for option in p.opts}
     names = {key: name for key, name in names.items() if key not in ("recipe", "help")}
+    repeatable = {p.name for p in context.command.params if getattr(p, "multiple", False)}
     values: dict[str, Any] = {}
     for key, value in read_toml(path).items():
         name = names.get(key.replace("-", "_"))
@@ -33,7 +34,8 @@ def apply(context: typer.Context, path: Path | None) -> Path | None:
             raise UsageError(
                 f"{path}: {key!r} is no option of `tailorbird {context.info_name}`", hint=f"its options: {known}"
             )
-        values[name] = _value(path, key, value)
+        found = _value(path, key, value)
+        values[name] = [found] if name in repeatable and not isinstance(found, list) else found
     context.default_map = {**(context.default_map or {}), **values}
     return path
 

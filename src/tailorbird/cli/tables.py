@@ -50,7 +50,9 @@ def methods_table(methods: Iterable[Mapping[str, Any]]) -> Table:
 def quality_table(found: Mapping[str, Any]) -> Table:
     """What `evaluate` found."""
     bos = "with" if found["bos"] else "without"
-    title = f"{found['text']}: {found['tokens']:,} tokens, window {found['window']}, stride {found['stride']}, {bos} BOS"
+    title = (
+        f"{found['text']}: {found['tokens']:,} tokens, window {found['window']}, stride {found['stride']}, {bos} BOS"
+    )
     made = _table("measure", found["model"], *([found["reference"]] if found["reference"] else []), title=title)
     compared = found["reference"] is not None
     rows = [("perplexity", found["perplexity"], found["reference_perplexity"])]

@@ -32,7 +32,7 @@ from tailorbird.formats.grid import Grid
 from tailorbird.formats.spec import PlaneSpec
 from tailorbird.kernels.reference import pack_bits, unpack_bits
 
-ROW_CHUNK = 4096
+ROW_CHUNK = 1024
 
 
 @dataclass(frozen=True)

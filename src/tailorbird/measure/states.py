@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tailorbird.files import disk_full
+from tailorbird.files import disk_full, make_folder
 
 SPILL_BYTES = 512 * 2**20
 
@@ -24,7 +24,7 @@ class States:
         self.spilled = sum(tensor.numel() * tensor.element_size() for tensor in first) > limit
         self._memory: list[Tensor] = [] if self.spilled else first
         if self.spilled:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             for i, tensor in enumerate(first):
                 self[i] = tensor
 

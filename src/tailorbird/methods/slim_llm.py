@@ -1,23 +1,28 @@
 """SliM-LLM: salience-driven mixed precision inside a weight (Huang et al., arXiv 2405.14917), Algorithm A.
 
-score     salience of a group: mean of w^2 / d^2, d the diagonal of the inverse Hessian
-allocate  the i least salient groups get one bit less, the i most salient one more; i is scanned for the least
-divergence of outputs fit       the GPTQ sweep with bits by group and a range search for every group
+- score: salience of a group, the mean of w^2 / d
+- allocate: the i least salient groups get one bit less, the i most salient one more; i is scanned for the least
+  divergence of outputs
+- fit: the GPTQ sweep with bits by group and a range search for every group
 
-Where the released code departs from the paper, the paper's or the sound form is the default and `released` takes
-the code's: salience from the Cholesky diagonal in its first power summed over the group, no comparison with
-uniform bits. In both, salience is computed once, with the sweep's own damping (the released code ranks twice with
-two dampings), and an empty choice is possible.
+d is the squared diagonal of U, the sweep's own factor of H^-1 = U^T U, as in the released code: (w - q)^2 / U_jj^2 is
+what the sweep loses at column j, when earlier columns are fixed and later ones make up for it. The paper's d, the
+squared diagonal of H^-1, lets every column make up for every other; it ranks groups at the end of a row too low, and
+bits taken from those are lost for good (`diagonal="inverse"`; on a planted layer it gives twice the error).
+
+The released code never considers uniform bits (`released`), and ranks twice with two dampings; here salience is
+computed once, with the sweep's own damping, and layers of fewer than four groups keep uniform bits.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from tailorbird.errors import UsageError
 from tailorbird.fit.groups import minmax
 from tailorbird.fit.search import RangeSearch
 from tailorbird.fit.sweep import Fitted, sweep
@@ -26,6 +31,7 @@ from tailorbird.formats.spec import MAX_BITS
 from tailorbird.measure.statistics import Need, Stats
 from tailorbird.method import Method
 
+Diagonal = Literal["cholesky", "inverse"]
 FLOOR = 1e-6
 OUTPUTS = 2**26  # outputs compared at once; a head of 262,144 rows gets 256 tokens
 
@@ -41,7 +47,8 @@ class SlimLLM(Method):
             leaves ranges as they are.
         reach: largest relative change of the range that is tried (the paper's lambda, there 0.1: too little for two
             bits, where the best range is well inside min-max).
-        released: the released code's salience and candidates.
+        diagonal: what salience divides by: ``cholesky`` the sweep's own loss, ``inverse`` the paper's.
+        released: as the released code, never uniform bits.
     """
 
     name: ClassVar[str] = "slim-llm"
@@ -53,14 +60,24 @@ class SlimLLM(Method):
     mix: bool = True
     search: int = 10
     reach: float = 0.5
+    diagonal: Diagonal = "cholesky"
     released: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what is no choice."""
+        super().__post_init__()
+        if self.diagonal not in ("cholesky", "inverse") or self.search < 0 or not 0 <= self.reach < 1:
+            raise UsageError(
+                f"diagonal={self.diagonal!r}, search={self.search}, reach={self.reach}",
+                hint="diagonal is cholesky or inverse, search 0 or more, reach from 0 to below 1",
+            )
 
     def decide(self, weight: Tensor, stats: Stats, spec: PlaneSpec) -> PlaneSpec:
         """Bits by group with the average of `spec`: more for salient groups, then as many changed pairs as pay."""
         if not self.mix:
             return spec
         assert stats.inputs is not None
-        order = salience(weight, stats, spec.group_size, self.damp, self.released).argsort(stable=True).tolist()
+        order = salience(weight, stats, spec.group_size, self.damp, self.diagonal).argsort(stable=True).tolist()
         spec = ranked(spec, order)
         divergence = scan(weight, stats.inputs, spec, order)
         first = 1 if self.released and len(divergence) > 1 else 0
@@ -78,15 +95,15 @@ class SlimLLM(Method):
         return [1 + step for step in steps] + [1 - step for step in steps]
 
 
-def salience(weight: Tensor, stats: Stats, group_size: int, damp: float, released: bool) -> Tensor:
+def salience(weight: Tensor, stats: Stats, group_size: int, damp: float, diagonal: Diagonal = "cholesky") -> Tensor:
     """Salience of every group, float32 (groups,); weight is float32 (rows, cols)."""
     upper, _ = stats.factor(damp)
-    # Diagonals of H^-1 = U^T U: column norms of U. The released code reads U's own diagonal instead.
-    divisor = upper.diagonal().square() if released else upper.square().sum(0).square()
+    # Diagonal of H^-1 = U^T U: squared column norms of U.
+    divisor = upper.diagonal().square() if diagonal == "cholesky" else upper.square().sum(0).square()
     columns = torch.zeros(weight.shape[1])
     for rows in torch.split(weight, 16384):
         columns += rows.square().sum(0)
-    return (columns / divisor).view(-1, group_size).sum(1) / (1 if released else weight.shape[0] * group_size)
+    return (columns / divisor).view(-1, group_size).mean(1) / weight.shape[0]
 
 
 def ranked(spec: PlaneSpec, order: list[int]) -> PlaneSpec:

@@ -13,7 +13,7 @@ from torch import Tensor
 from tailorbird.errors import DataError
 from tailorbird.formats.raw import raw_bytes
 from tailorbird.pipeline.prepare import Prepared
-from tailorbird.tasks.text import Tokenizer, documents, windows
+from tailorbird.tasks.text import Tokenizer, calibration_windows, documents
 
 BATCH = 4
 
@@ -49,8 +49,8 @@ def calibration(
             hint="pass a file name, or nothing for the packaged text",
         )
     tokenizer = Tokenizer.of(job.checkpoint)
-    tokens = [tokenizer.encode(text) for text in documents(data)]
-    return _digested(list(torch.split(windows(tokens, length, samples, tokenizer.bos, seed), BATCH)))
+    ids = calibration_windows(tokenizer, documents(data), length, samples, seed)
+    return _digested(list(torch.split(ids, BATCH)))
 
 
 def _digested(batches: Sequence[Tensor]) -> Calibration:

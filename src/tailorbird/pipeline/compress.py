@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tailorbird.errors import TailorbirdError
 from tailorbird.files import write_atomic, write_json
 from tailorbird.measure.stream import Stream
 from tailorbird.pipeline.calibration import Calibration, calibration
+from tailorbird.pipeline.memory import give_back
 from tailorbird.pipeline.pieces import fit_piece
 from tailorbird.pipeline.prepare import Prepared, check_budget, prepare
 from tailorbird.pipeline.progress import Progress, silent
@@ -145,25 +146,26 @@ def _run(
                 job.model.drop(job.model.blocks[piece.block])
                 stream.advance(piece.block, {name: p.dequantize() for name, p in planes.items()})
         weights |= {name: fact["digest"] for name, fact in partial.facts_of(piece).items()}
+        give_back()
         progress.advance(piece.file)
     return weights
 
 
 def _stream(job: Prepared, data: Calibration, partial: Partial) -> Stream:
     """Calibration data in front of the first block, through the compressed embedding where that is fitted first."""
-    first = job.pieces[0]
-    packed = partial.planes(first) if first.block is None and partial.done(first) else {}
-    name = job.model.anatomy.embedding
-    if name in packed:
-        rows = packed[name].gather
-    elif name:
-        used = torch.unique(torch.cat([batch.reshape(-1) for batch in data.batches]))
-        table = job.model.gather(f"{name}.weight", used).float()
+    return Stream(job.model, data.batches, _embedding(job, data, partial), partial.folder / "work" / "states")
 
-        def rows(ids: Tensor) -> Tensor:
-            return table[torch.searchsorted(used, ids)]
 
-    return Stream(job.model, data.batches, rows, partial.folder / "work" / "states")
+def _embedding(job: Prepared, data: Calibration, partial: Partial) -> Callable[[Tensor], Tensor]:
+    """Embedding rows by token id; of an embedding that is not compressed yet only those the data use are read."""
+    first, name = job.pieces[0], job.model.anatomy.embedding
+    if not name:
+        return lambda ids: ids
+    if first.block is None and partial.done(first):
+        return partial.planes(first)[name].gather
+    used = torch.unique(torch.cat([batch.reshape(-1) for batch in data.batches]))
+    table = job.model.gather(f"{name}.weight", used).float()
+    return lambda ids: table[torch.searchsorted(used, ids)]
 
 
 def _finish(job: Prepared, partial: Partial, weights: dict[str, str]) -> None:

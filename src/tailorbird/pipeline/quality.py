@@ -16,6 +16,7 @@ from tailorbird.errors import ArtifactError, TailorbirdError, UsageError
 from tailorbird.files import read_toml
 from tailorbird.runtime.load import load
 from tailorbird.tasks import language
+from tailorbird.tasks.head import head_part
 from tailorbird.tasks.text import Tokenizer, documents, evaluation_windows
 
 Opened = Checkpoint | Artifact
@@ -116,7 +117,7 @@ def fits(model: Opened, original: Opened) -> None:
     Raises:
         UsageError: their outputs have different sizes.
     """
-    mine, theirs = (language.head_part(Model.open(one)).shape[0] for one in (model, original))
+    mine, theirs = (head_part(Model.open(one)).shape[0] for one in (model, original))
     if mine != theirs:
         raise UsageError(
             f"{model.source} has a vocabulary of {mine} entries, {original.source} one of {theirs}",

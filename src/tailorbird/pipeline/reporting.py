@@ -1,4 +1,4 @@
-"""From what a compression gave to its report (`tailorbird.report`), and the recipe that makes the same artifact again."""
+"""From what a compression gave to its report (`tailorbird.report`), and the recipe that makes it again."""
 
 from __future__ import annotations
 
