@@ -36,12 +36,13 @@ def _page(ours: Row, peers: Sequence[Row]) -> str:
     machine, versions = ours["machine"], ours["versions"]
     return f"""# Benchmarks
 
-Written by `make bench-quality`; do not edit. Model `{ours["model"]}` ({original["weights"]:,} weights), WikiText-2 raw test,
-{original["tokens"]:,} predictions in windows of 1,024 tokens with BOS, no overlap. Original: perplexity {original["perplexity"]:.3f}.
+Written by `make bench-quality`; do not edit. Model `{ours["model"]}` ({original["weights"]:,} weights), WikiText-2 raw
+test, {original["tokens"]:,} predictions in windows of 1,024 tokens with BOS, no overlap.
+Original: perplexity {original["perplexity"]:.3f}.
 {machine["cores"]} threads of {machine["cpu"]}, torch {versions["torch"]}, {ours["date"]}.
 
-*Bits* counts everything stored for the weights: codes, scales, zero points, bits by group, norms, file headers, embedding and
-head. *File* is all a runtime loads, tokenizer included.
+*Bits* counts everything stored for the weights: codes, scales, zero points, bits by group, norms, file headers,
+embedding and head. *File* is all a runtime loads, tokenizer included.
 
 ![Perplexity against stored bytes](perplexity.svg)
 
@@ -59,8 +60,8 @@ Spread is the standard deviation over seeds, which choose the calibration window
 
 def _ours(rows: Sequence[Row], original: float) -> str:
     lines = [
-        "| budget | method | bits | weights MB | file MB | perplexity | spread (seeds) | against original | KL | top-1 | compress s |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| budget | method | bits | weights MB | file MB | perplexity | spread (seeds) | to original | seconds |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in (row for row in rows if row["seed"] == 0):
         same = [r["perplexity"] for r in rows if (r["method"], r["budget"]) == (row["method"], row["budget"])]
@@ -68,7 +69,7 @@ def _ours(rows: Sequence[Row], original: float) -> str:
         lines.append(
             f"| {row['budget']} | {row['method']} | {row['bits']:.3f} | {row['weight_bytes'] / 1e6:.1f} | "
             f"{row['bytes'] / 1e6:.1f} | {_number(mean(same))} | {spread} | {mean(same) / original - 1:+.1%} | "
-            f"{row['kl']:.3f} | {row['top1_agreement']:.3f} | {row['seconds']:.0f} |"
+            f"{row['seconds']:.0f} |"
         )
     return "\n".join(lines)
 
@@ -81,7 +82,8 @@ def _peers(rows: Sequence[Row], original: float) -> str:
     for row in sorted(rows, key=lambda row: -row["weight_bytes"]):
         lines.append(
             f"| {row['peer']} | {row['type']} | {row['weight_bits']:.3f} | {row['weight_bytes'] / 1e6:.1f} | "
-            f"{row['bytes'] / 1e6:.1f} | {_number(row['perplexity'])} | {row['perplexity'] / original - 1:+.1%} | {row['note']} |"
+            f"{row['bytes'] / 1e6:.1f} | {_number(row['perplexity'])} | {row['perplexity'] / original - 1:+.1%} | "
+            f"{row['note']} |"
         )
     return "\n".join(lines)
 

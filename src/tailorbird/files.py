@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tailorbird.errors import ArtifactError, ResourceError, TailorbirdError, UsageError, UsageError
+from tailorbird.errors import ArtifactError, ResourceError, TailorbirdError, UsageError
 
 MAX_JSON_BYTES = 64 * 2**20
 MAX_TOML_BYTES = 2**20

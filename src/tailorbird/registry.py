@@ -23,8 +23,14 @@ def builtin(package: str, kind: Callable[[Any], bool]) -> list[Any]:
     return found
 
 
-def installed(group: str, kind: type[T]) -> list[T]:
+def installed(group: str, kind: type[T], wanted: str = "", fits: Callable[[T], bool] = lambda value: True) -> list[T]:
     """Objects other packages offer in an entry-point group.
+
+    Args:
+        group: name of the group.
+        kind: their type.
+        wanted: what else they must be, in words, and
+        fits: whether one of that type is.
 
     Raises:
         UsageError: an entry can't be imported or is not what the group promises; the message names the package.
@@ -42,6 +48,11 @@ def installed(group: str, kind: type[T]) -> list[T]:
         if not isinstance(value, kind):
             raise UsageError(
                 f"{group} entry {entry.name!r} of package {package!r} is {type(value).__name__}, not {kind.__name__}",
+                hint=f"mend or uninstall {package}",
+            )
+        if not fits(value):
+            raise UsageError(
+                f"{group} entry {entry.name!r} of package {package!r} is not {wanted}",
                 hint=f"mend or uninstall {package}",
             )
         found.append(value)

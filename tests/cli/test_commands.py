@@ -103,7 +103,7 @@ def test_inspect(call: Any, artifact: Path) -> None:
 
 def test_verify(call: Any, artifact: Path, tmp_path: Path) -> None:
     found = call("verify", artifact, "--json").json
-    assert found["ok"] and found["digest"] == tailorbird.Artifact.open(artifact).digest and len(found["checks"]) == 4
+    assert found["ok"] and found["digest"] == tailorbird.Artifact.open(artifact).digest and len(found["checks"]) >= 4
     damaged = tmp_path / "damaged"
     shutil.copytree(artifact, damaged)
     content = bytearray((damaged / "head.safetensors").read_bytes())

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from runpy import run_path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -54,3 +57,9 @@ def planted() -> Layer:
 def planted_wide() -> Layer:
     """1024 x 96, 8 channels x12 inside the second group of 128."""
     return make_layer(1024, 96, 1024, list(range(130, 138)))
+
+
+@pytest.fixture(scope="session")
+def naive() -> SimpleNamespace:
+    """The module `naive`."""
+    return SimpleNamespace(**run_path(str(Path(__file__).with_name("naive.py"))))

@@ -23,7 +23,8 @@ def _limits(budget: tuple[str, ...]) -> tuple[float, float]:
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("family", ["llama", "untied", "gemma3", "opt"])
 @pytest.mark.parametrize(
-    "budget", [("3.2bits",), ("4.75bits",), ("54kB",), ("57kB",), ("4bits", "300kB"), ("8bits", "58kB"), ("90kB", "5bits")]
+    "budget",
+    [("3.2bits",), ("4.75bits",), ("54kB",), ("57kB",), ("4bits", "300kB"), ("8bits", "58kB"), ("90kB", "5bits")],
 )
 def test_written_keeps_and_uses_the_budget(model_of: Any, tmp_path: Path, family: str, budget: tuple[str, ...]) -> None:
     artifact = compress(model_of(family), tmp_path / "a", method="rtn", budget=budget).artifact
@@ -47,9 +48,7 @@ def test_methods_that_measure_keep_it_too(model_of: Any, text: Path, tmp_path: P
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("family", ["llama", "untied", "opt"])
 @pytest.mark.parametrize("method", ["rtn", "gptq"])
-def test_the_smallest_that_is_named_works(
-    model_of: Any, text: Path, tmp_path: Path, family: str, method: str
-) -> None:
+def test_the_smallest_that_is_named_works(model_of: Any, text: Path, tmp_path: Path, family: str, method: str) -> None:
     with pytest.raises(BudgetError, match="the smallest possible with these options is") as caught:
         prepare(model_of(family), method, "1kB")
     for place, options in ((caught.value.message, {}), (caught.value.hint, {"group_size": 1_000_000})):

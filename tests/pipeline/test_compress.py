@@ -29,7 +29,9 @@ SMALL = {"samples": 8, "length": 32}
 def test_written_is_planned(model_of: Any, text: Path, tmp_path: Path, family: str, method: str) -> None:
     ready = prepare(model_of(family), method, "4bits")
     options = {"search": 2} if method == "slim-llm" else {}
-    result = compress(model_of(family), tmp_path / "a", method=method, budget="4bits", data=text, options=options, **SMALL)
+    result = compress(
+        model_of(family), tmp_path / "a", method=method, budget="4bits", data=text, options=options, **SMALL
+    )
     written = result.artifact
     stored = sum(path.stat().st_size for path in written.folder.glob("*.safetensors"))
     assert stored == ready.weight_bytes if method != "slim-llm" else stored <= ready.weight_bytes

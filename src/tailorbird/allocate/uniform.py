@@ -1,8 +1,8 @@
 """The simple allocation: the same bits everywhere, and what is left spent where it buys most.
 
-Parts inside the blocks are raised one bit first (measured in docs/benchmarks.md: a weight there is worth more than one of the
-embedding or the head, and costs less in all); then the embedding and the head as far as the budget goes, by groups of
-columns; then the blocks once more. Parts of blocks are small, so the budget is used to within the smallest of them.
+Parts inside the blocks are raised one bit first: they are the smaller share of a small model, and lose more by a bit.
+Then the embedding and the head as far as the budget goes, by groups of columns; then the blocks once more. Parts of
+blocks are small, so the budget is used to within the smallest of them.
 """
 
 from __future__ import annotations

@@ -14,22 +14,15 @@ from tailorbird.anatomy.anatomy import Anatomy
 from tailorbird.anatomy.families import anatomy_of
 from tailorbird.anatomy.generic import GENERIC
 from tailorbird.anatomy.part import Part
+from tailorbird.anatomy.sizes import Shaped, check_sizes
 from tailorbird.anatomy.skeleton import build
 from tailorbird.errors import ModelError
 from tailorbird.formats.raw import raw_bytes
 
+__all__ = ["Memory", "Model", "Shaped", "Source", "Weights"]
 
 # Numbers looked at or converted at once.
 CHUNK = 2**22
-
-
-class Shaped(Protocol):
-    """Anything with a shape."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its sizes."""
-        ...
 
 
 class Weights(Protocol):
@@ -117,14 +110,7 @@ class Model:
             ModelError: the family is unknown, or a tensor is missing or has another shape than the configuration says.
         """
         anatomy = anatomy_of(source.config, source.source)
-        layers = source.config.get("num_hidden_layers", 0)
-        if not isinstance(layers, int) or layers > len(source.tensors):
-            # Before anything is built: a module takes memory even without its weights.
-            raise ModelError(
-                f"{source.source}: config.json says {str(layers)[:40]!r} layers, "
-                f"there are {len(source.tensors)} tensors",
-                hint="config.json does not belong to these weights: fetch both again",
-            )
+        check_sizes(source.config, source.tensors, source.source)
         module = build(source.config, source.source)
         return cls(module, anatomy, source, source.config, source.source)
 

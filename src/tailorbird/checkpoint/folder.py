@@ -37,10 +37,8 @@ def open_folder(folder: Path, source: str) -> Checkpoint:
     config = read_json(config_file, error=ModelError)
     if not isinstance(config, dict):
         raise ModelError(f"{config_file} is not a JSON object", hint="download the file again")
-    if (folder / _SINGLE).is_file():
-        tensors = read_header(folder / _SINGLE, error=ModelError)
-    else:
-        tensors = _indexed(folder)
+    single = folder / _SINGLE
+    tensors = read_header(single, error=ModelError) if single.is_file() else _indexed(folder)
     if not tensors:
         raise ModelError(f"{folder} holds no tensors", hint="download the model's files again")
     return Checkpoint(folder, source, config, tensors)

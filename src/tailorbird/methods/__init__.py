@@ -35,14 +35,9 @@ def methods() -> dict[str, type[Method]]:
 
 
 def _installed() -> list[type[Method]]:
-    kinds = installed("tailorbird.methods", type)
-    for kind in kinds:
-        if not issubclass(kind, Method) or not kind.name:
-            raise UsageError(
-                f"entry point {kind.__module__}.{kind.__name__} is not a named Method",
-                hint="mend the package",
-            )
-    return kinds
+    return installed(
+        "tailorbird.methods", type, "a named Method", lambda kind: issubclass(kind, Method) and bool(kind.name)
+    )
 
 
 def find(name: str) -> type[Method]:
