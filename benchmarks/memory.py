@@ -178,7 +178,7 @@ def table(found: dict[str, Any]) -> str:
     """The figures as text."""
     lines = [
         f"checkpoint {found['checkpoint_bytes'] / 1e9:.2f} GB, imports alone {found['import_bytes'] / 1e6:.0f} MB",
-        f"{'method':8} {'peak MB':>8} {'above imports':>14} {'share':>7} {'verify':>7} {'seconds':>8} {'artifact MB':>12}",
+        f"{'method':8} {'peak MB':>8} {'above imports':>14} {'share':>7} {'verify':>7} {'seconds':>8} {'MB':>8}",
     ]
     for method, job in found["jobs"].items():
         lines.append(

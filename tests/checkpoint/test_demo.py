@@ -51,9 +51,7 @@ def test_equals_transformers(demo: Checkpoint, package: Any, tmp_path: Path) -> 
     ids = ours(text).input_ids
     assert ids == theirs(text).input_ids and ours.decode(ids) == theirs.decode(ids)
     model = AutoModelForCausalLM.from_pretrained(demo.folder).eval()
-    reference = AutoModelForCausalLM.from_pretrained(
-        tmp_path, gguf_file="demo.gguf", dtype=torch.float32
-    ).eval()
+    reference = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="demo.gguf", dtype=torch.float32).eval()
     weights = dict(model.named_parameters())
     for name, want in reference.named_parameters():
         assert torch.equal(weights[name], want if want.ndim == 1 else want.half().float()), name

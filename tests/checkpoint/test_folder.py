@@ -98,9 +98,7 @@ def test_broken_shards(sharded: Path) -> None:
     refused(sharded, "'c'", "two.safetensors", "download")
 
 
-@pytest.mark.parametrize(
-    "mapping", [{"a": "../one.safetensors"}, {"a": "/etc/x.safetensors"}, {"a": "one.bin"}]
-)
+@pytest.mark.parametrize("mapping", [{"a": "../one.safetensors"}, {"a": "/etc/x.safetensors"}, {"a": "one.bin"}])
 def test_shard_names_stay_in_the_folder(sharded: Path, mapping: dict[str, str]) -> None:
     write_index(sharded, mapping)
     refused(sharded, "names the shard", "do not use")

@@ -147,9 +147,7 @@ def to_gguf(model: Any, arch: str) -> dict[str, np.ndarray[Any, Any]]:
             part = part.replace("#", ".")
             four_norms = arch in ("gemma2", "gemma3")
             after = "post_attention_norm" if four_norms else "ffn_norm"
-            target = (
-                f"blk.{layer}.{after if part == 'post_attention_layernorm' else BLOCK_NAMES[part]}.{kind}"
-            )
+            target = f"blk.{layer}.{after if part == 'post_attention_layernorm' else BLOCK_NAMES[part]}.{kind}"
         if arch == "llama" and (".attn_q." in target or ".attn_k." in target):
             heads = SIZES["num_attention_heads" if ".attn_q." in target else "num_key_value_heads"]
             half = values.shape[0] // heads // 2
@@ -314,24 +312,18 @@ def test_unsupported_files(
     refused(path, tmp_path / "cache", *words)
 
 
-def test_unsupported_type(
-    write_gguf: WriteGguf, llama_metadata: Any, llama_tensors: Any, tmp_path: Path
-) -> None:
+def test_unsupported_type(write_gguf: WriteGguf, llama_metadata: Any, llama_tensors: Any, tmp_path: Path) -> None:
     llama_tensors["blk.0.ffn_up.weight"] = (np.ones((64, 256)), "TQ2_0")
     path = write_gguf("llama", llama_metadata, llama_tensors)
     refused(path, tmp_path / "cache", "TQ2_0 is not supported", "blk.0.ffn_up.weight")
 
 
-def test_unknown_rope_factors(
-    write_gguf: WriteGguf, llama_metadata: Any, llama_tensors: Any, tmp_path: Path
-) -> None:
+def test_unknown_rope_factors(write_gguf: WriteGguf, llama_metadata: Any, llama_tensors: Any, tmp_path: Path) -> None:
     llama_tensors["rope_freqs.weight"] = np.array([1, 3, 2, 7], np.float32)
     refused(write_gguf("llama", llama_metadata, llama_tensors), tmp_path / "cache", "rope_freqs.weight")
 
 
-def test_damaged_files(
-    write_gguf: WriteGguf, llama_metadata: Any, llama_tensors: Any, tmp_path: Path
-) -> None:
+def test_damaged_files(write_gguf: WriteGguf, llama_metadata: Any, llama_tensors: Any, tmp_path: Path) -> None:
     llama_metadata["ARCH.note"] = [1, 2, 3]
     good = write_gguf("llama", llama_metadata, llama_tensors).read_bytes()
     path, cache = tmp_path / "bad.gguf", tmp_path / "cache"

@@ -89,9 +89,7 @@ def byte_level(pre: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def build(
-    write_gguf: WriteGguf, llama_metadata: Any, llama_tensors: Any, tmp_path: Path
-) -> Callable[..., Any]:
+def build(write_gguf: WriteGguf, llama_metadata: Any, llama_tensors: Any, tmp_path: Path) -> Callable[..., Any]:
     def build(vocabulary: dict[str, Any], arch: str = "llama") -> Any:
         tensors = dict(llama_tensors)
         metadata = {**llama_metadata, **vocabulary}
@@ -101,9 +99,7 @@ def build(
             tensors |= {f"blk.0.{name}.weight": np.ones(size, np.float32) for name, size in norms.items()}
         path = write_gguf(arch, metadata, tensors, "vocabulary.gguf")
         folder = open_checkpoint(path, cache=tmp_path / "cache").folder
-        return AutoTokenizer.from_pretrained(folder), AutoTokenizer.from_pretrained(
-            tmp_path, gguf_file=path.name
-        )
+        return AutoTokenizer.from_pretrained(folder), AutoTokenizer.from_pretrained(tmp_path, gguf_file=path.name)
 
     return build
 
@@ -152,9 +148,7 @@ def test_byte_level(build: Callable[..., Any], pre: str) -> None:
     assert (first == ours.bos_token_id) == (pre == "llama-bpe")
 
 
-def test_generation_config(
-    write_gguf: WriteGguf, llama_metadata: Any, llama_tensors: Any, tmp_path: Path
-) -> None:
+def test_generation_config(write_gguf: WriteGguf, llama_metadata: Any, llama_tensors: Any, tmp_path: Path) -> None:
     vocabulary = byte_level("qwen2")
     path = write_gguf("llama", {**llama_metadata, **vocabulary}, llama_tensors)
     folder = open_checkpoint(path, cache=tmp_path / "cache").folder

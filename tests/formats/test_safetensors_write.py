@@ -33,7 +33,9 @@ def tensor_of(shape: Shape, dtype: torch.dtype, seed: int) -> torch.Tensor:
         max_size=6,
     )
 )
-def test_size_content_and_bytes(tmp_path_factory: pytest.TempPathFactory, entries: dict[str, tuple[Shape, torch.dtype]]) -> None:
+def test_size_content_and_bytes(
+    tmp_path_factory: pytest.TempPathFactory, entries: dict[str, tuple[Shape, torch.dtype]]
+) -> None:
     path = tmp_path_factory.mktemp("write") / "file.safetensors"
     tensors = {name: tensor_of(*entry, i) for i, (name, entry) in enumerate(entries.items())}
     write(path, tensors)

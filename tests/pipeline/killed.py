@@ -166,7 +166,7 @@ def times(job: Job, seed: int, kills: int) -> dict[str, Any]:
     while len(ends) < kills:
         # After four the job is left alone, so that slow machines come to an end too.
         tries = iter([rng.random() * whole for _ in range(4)])
-        found = until_done(job, f"out-{len(digests)}", lambda: {"within": next(tries, None)})
+        found = until_done(job, f"out-{len(digests)}", lambda tries=tries: {"within": next(tries, None)})
         ends += found
         digests.append(job.digest())
     return {"ends": ends, "same": set(digests) == {wanted}}

@@ -69,7 +69,7 @@ def test_a_budget_beside_a_plan_must_hold(model_of: Any) -> None:
     ready = prepare(model_of("llama"), "rtn", "5bits")
     again = prepare(model_of("llama"), "rtn", [f"{ready.nbytes}B", "5bits"], plan=ready.plan)
     assert isinstance(again.plan, Plan) and again.nbytes == ready.nbytes
-    with pytest.raises(BudgetError, match="the plan takes .* bytes"):
+    with pytest.raises(BudgetError, match=r"the plan takes .* bytes"):
         prepare(model_of("llama"), "rtn", f"{ready.nbytes - 1}B", plan=ready.plan)
-    with pytest.raises(BudgetError, match="the plan takes .* bits"):
+    with pytest.raises(BudgetError, match=r"the plan takes .* bits"):
         prepare(model_of("llama"), "rtn", "4.5bits", plan=ready.plan)

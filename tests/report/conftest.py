@@ -19,9 +19,7 @@ KINDS = {
 }
 
 
-def make_part(
-    name: str, role: str, block: int | None, shape: list[int], draw: random.Random
-) -> dict[str, Any]:
+def make_part(name: str, role: str, block: int | None, shape: list[int], draw: random.Random) -> dict[str, Any]:
     groups = [3] * (shape[1] // 64)
     if block is not None:
         for _ in range(len(groups) // 5 + 1):

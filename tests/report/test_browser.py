@@ -75,9 +75,7 @@ def test_nothing_sticks_out(tmp_path: Path, report: dict[str, Any], width: int, 
     if names == "huge":
         report["model"]["source"] = report["machine"]["cpu"] = "x" * 300
         for index, part in enumerate(report["parts"]):
-            part["name"] = part["name"].replace("proj", "projection_with_an_endless_name" * 4) + str(
-                index % 7
-            )
+            part["name"] = part["name"].replace("proj", "projection_with_an_endless_name" * 4) + str(index % 7)
     page = tmp_path / "page.html"
     open_page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*/>', "", render(report))
     page.write_text(open_page.replace("</body>", MEASURE), encoding="utf-8")

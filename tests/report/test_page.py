@@ -228,8 +228,7 @@ def test_no_errors_at_all(report: dict[str, Any]) -> None:
 def test_experts_share_a_cell(report: dict[str, Any]) -> None:
     expert = {"role": "expert", "block": 0, "shape": [64, 64], "bits": 2, "bytes": 1024}
     report["parts"] = [
-        expert | {"name": f"model.layers.0.mlp.experts.{index}.up_proj", "bits": 2 + index % 2}
-        for index in range(8)
+        expert | {"name": f"model.layers.0.mlp.experts.{index}.up_proj", "bits": 2 + index % 2} for index in range(8)
     ]
     assert "8 parts like model.layers.0.mlp.experts.0.up_proj" in render(report)
 

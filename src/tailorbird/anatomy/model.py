@@ -169,7 +169,7 @@ class Model:
         return weight
 
     def _finite(self, name: str, tensor: Tensor) -> Tensor:
-        pieces = tensor.reshape(-1).split(CHUNK) if tensor.is_floating_point() else ()
+        pieces = torch.split(tensor.reshape(-1), CHUNK) if tensor.is_floating_point() else ()
         if not all(bool(torch.isfinite(piece).all()) for piece in pieces):
             raise ModelError(
                 f"{self.source}: tensor {self._names[name]!r} has values that are not finite (NaN or infinity)",

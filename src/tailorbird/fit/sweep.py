@@ -88,7 +88,8 @@ class _Chunk:
 
     def __init__(self, rows: Tensor, spec: PlaneSpec, fitter: Fitter, static: bool) -> None:
         self.spec, self.fitter, self.static = spec, fitter, static
-        self.w = rows.T.contiguous()
+        # A copy even of a single row, which is contiguous as it is: the sweep writes into it.
+        self.w = rows.T.clone(memory_format=torch.contiguous_format)
         self.codes = torch.empty(self.w.shape, dtype=torch.uint8)
         n, groups = rows.shape[0], len(spec.bits)
         self.scale, self.offset = torch.empty(groups, n), torch.empty(groups, n)
