@@ -178,12 +178,12 @@ def table(found: dict[str, Any]) -> str:
     """The figures as text."""
     lines = [
         f"checkpoint {found['checkpoint_bytes'] / 1e9:.2f} GB, imports alone {found['import_bytes'] / 1e6:.0f} MB",
-        f"{'method':8} {'peak MB':>8} {'above imports':>14} {'share':>7} {'verify':>7} {'seconds':>8} {'MB':>8}",
+        f"{'method':8} {'peak MB':>8} {'above imports':>14} {'share':>7} {'verify':>7} {'seconds':>8} {'written':>8}",
     ]
     for method, job in found["jobs"].items():
         lines.append(
             f"{method:8} {job['peak'] / 1e6:8.0f} {job['above_import'] / 1e6:14.0f} {job['share']:7.1%} "
-            f"{job['verify_share']:7.1%} {job['seconds']:8.0f} {job['bytes'] / 1e6:12.0f}"
+            f"{job['verify_share']:7.1%} {job['seconds']:8.0f} {job['bytes'] / 1e6:8.0f}"
         )
     return "\n".join(lines)
 

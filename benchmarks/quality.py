@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import platform
-import shutil
 import sys
 import tempfile
 import time
@@ -73,10 +72,9 @@ class Bench:
             result = tailorbird.compress(MODEL, out, method=method, budget=budget, seed=seed)
             seconds = time.perf_counter() - start
             metrics = evaluate(Model.open(Artifact.open(out)), self.windows)
-            artifact = result.artifact
-            shutil.rmtree(out)
+            artifact, nbytes = result.artifact, result.artifact.nbytes
         return {
-            "method": method, "budget": budget, "seed": seed, "bytes": artifact.nbytes, "bits": artifact.bits,
+            "method": method, "budget": budget, "seed": seed, "bytes": nbytes, "bits": artifact.bits,
             "weight_bytes": round(artifact.bits * artifact.plan.numel / 8), "perplexity": metrics.perplexity,
             "tokens": metrics.tokens,
             "seconds": seconds, "stages": result.seconds, "digest": artifact.digest,

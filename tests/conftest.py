@@ -14,6 +14,8 @@ os.environ.update(
     NO_COLOR="1",
     TERM="dumb",
     COLUMNS="120",
+    # Tensors are tiny here: a second thread only waits, and on a busy machine it waits long.
+    OMP_NUM_THREADS="1",
 )
 
 settings.register_profile("tailorbird", deadline=None, derandomize=True)

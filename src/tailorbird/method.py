@@ -7,6 +7,7 @@ progress bars or other methods. The built-in ones live in `methods/`, one file e
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, get_type_hints
@@ -93,7 +94,7 @@ def group_of(cols: int, wanted: int) -> int:
 def _typed(name: str, value: Any, kind: Any) -> Any:
     if kind in (int, float, bool) and isinstance(value, str):
         try:
-            return {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
+            value = {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
         except (KeyError, ValueError):
             raise UsageError(f"option {name}={value!r} is not a {kind.__name__}", hint=f"write {name}=...") from None
     expected = (int, float) if kind is float else kind if kind in (int, bool) else str
@@ -101,4 +102,6 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
         raise UsageError(
             f"option {name}={value!r} has the wrong type", hint=f"expected {getattr(kind, '__name__', kind)}"
         )
-    return value
+    if kind is float and not math.isfinite(float(value)):
+        raise UsageError(f"option {name}={value!r} is not finite", hint="write a number")
+    return float(value) if kind is float else value

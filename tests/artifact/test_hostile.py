@@ -29,10 +29,10 @@ def _run(base: Path, scratch: Path, seed: int, count: int) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
 def test_mutations(base: Path, tmp_path: Path, seed: int) -> None:
-    found = _run(base, tmp_path, seed, 650)
+    found = _run(base, tmp_path, seed, 300)
     assert not found["wrong"], "\n".join(map(str, found["wrong"][:5]))
-    assert sum(found["ends"].values()) == 650
-    assert sum(n for end, n in found["ends"].items() if "refused" in end) > 500
+    assert sum(found["ends"].values()) == 300
+    assert sum(n for end, n in found["ends"].items() if "refused" in end) > 230
     assert found["grown"] < GROWTH

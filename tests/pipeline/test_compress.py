@@ -175,6 +175,16 @@ def test_calibration_files_of_the_wrong_kind(model_of: Any, tmp_path: Path) -> N
     assert not list(tmp_path.glob("a*partial")) and not (tmp_path / "a").exists()
 
 
+@pytest.mark.parametrize("method", ["rtn", "gptq"])
+def test_a_damaged_tokenizer(tiny: SimpleNamespace, tmp_path: Path, method: str) -> None:
+    tiny.make_model("llama", tmp_path / "model")
+    path = tmp_path / "model" / "tokenizer.json"
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ModelError, match=r"tokenizer\.json can't be read"):
+        compress(tmp_path / "model", tmp_path / "a", method=method, **SMALL)
+    assert not list(tmp_path.glob("a*"))
+
+
 def test_a_missing_shard(tiny: SimpleNamespace, tmp_path: Path) -> None:
     module = tiny.make_model("llama", tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").unlink()

@@ -42,13 +42,8 @@ class Stats:
         Raises:
             DataError: no Gram matrix was measured, or it is not finite.
         """
-        if self.gram is None:
-            raise DataError(
-                "this method needs calibration statistics and has none",
-                hint="do not leave out calibration data",
-            )
         if damp not in self._factors:
-            self._factors = {damp: sweep_factor(self.gram, damp)}
+            self._factors = {damp: sweep_factor(measured(self.gram), damp)}
         return self._factors[damp]
 
     def add(self, x: Tensor, needs: Iterable[Need], take: int) -> None:
@@ -64,6 +59,20 @@ class Stats:
         if "inputs" in needs:
             some = x[start::take].clone()
             self.inputs = some if self.inputs is None else torch.cat([self.inputs, some])
+
+
+def measured(statistic: Tensor | None) -> Tensor:
+    """A statistic a method can't do without.
+
+    Raises:
+        DataError: it was not measured.
+    """
+    if statistic is None:
+        raise DataError(
+            "this method needs calibration statistics and has none",
+            hint="do not leave out calibration data",
+        )
+    return statistic
 
 
 def merged(passes: Iterable[Stats]) -> Stats:

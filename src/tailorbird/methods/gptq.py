@@ -13,7 +13,7 @@ from tailorbird.fit.groups import minmax
 from tailorbird.fit.hessian import sweep_factor
 from tailorbird.fit.sweep import Fitted, sweep
 from tailorbird.formats import PlaneSpec
-from tailorbird.measure.statistics import Need, Stats
+from tailorbird.measure.statistics import Need, Stats, measured
 from tailorbird.method import Method
 
 
@@ -47,8 +47,8 @@ class GPTQ(Method):
             upper, dead = stats.factor(self.damp)
             weight[:, dead] = 0
             return sweep(weight, spec, minmax, upper, self.static_groups)
-        assert stats.gram is not None
-        order = stats.gram.diagonal().argsort(descending=True, stable=True)
-        upper, dead = sweep_factor(stats.gram[order][:, order], self.damp)
+        gram = measured(stats.gram)
+        order = gram.diagonal().argsort(descending=True, stable=True)
+        upper, dead = sweep_factor(gram[order][:, order], self.damp)
         weight[:, order[dead]] = 0
         return sweep(weight, spec, minmax, upper, self.static_groups, order)

@@ -8,7 +8,7 @@
 d is the squared diagonal of U, the sweep's own factor of H^-1 = U^T U, as in the released code: (w - q)^2 / U_jj^2 is
 what the sweep loses at column j, when earlier columns are fixed and later ones make up for it. The paper's d, the
 squared diagonal of H^-1, lets every column make up for every other; it ranks groups at the end of a row too low, and
-bits taken from those are lost for good (`diagonal="inverse"`; on a planted layer it gives twice the error).
+bits taken from those are lost for good (`diagonal="inverse"`; on planted layers it gives a quarter more error).
 
 The released code never considers uniform bits (`released`), and ranks twice with two dampings; here salience is
 computed once, with the sweep's own damping, and layers of fewer than four groups keep uniform bits.
@@ -26,9 +26,9 @@ from tailorbird.errors import UsageError
 from tailorbird.fit.groups import minmax
 from tailorbird.fit.search import RangeSearch
 from tailorbird.fit.sweep import Fitted, sweep
-from tailorbird.formats import PlaneSpec
+from tailorbird.formats import BitPlanes, PlaneSpec
 from tailorbird.formats.spec import MAX_BITS
-from tailorbird.measure.statistics import Need, Stats
+from tailorbird.measure.statistics import Need, Stats, measured
 from tailorbird.method import Method
 
 Diagonal = Literal["cholesky", "inverse"]
@@ -76,12 +76,15 @@ class SlimLLM(Method):
         """Bits by group with the average of `spec`: more for salient groups, then as many changed pairs as pay."""
         if not self.mix:
             return spec
-        assert stats.inputs is not None
         order = salience(weight, stats, spec.group_size, self.damp, self.diagonal).argsort(stable=True).tolist()
         spec = ranked(spec, order)
-        divergence = scan(weight, stats.inputs, spec, order)
-        first = 1 if self.released and len(divergence) > 1 else 0
-        return mixed(spec, order, min(range(first, len(divergence)), key=divergence.__getitem__))
+        divergence = scan(weight, measured(stats.inputs), spec, order)
+        candidates = [mixed(spec, order, i) for i in range(len(divergence))]
+        # Bits of one width fill whole bytes, so that odd groups can cost more in another mixture.
+        possible = [i for i, found in enumerate(candidates) if _row_bytes(found) <= _row_bytes(spec)]
+        if self.released:
+            possible = possible[1:] or possible
+        return candidates[min(possible, key=divergence.__getitem__)]
 
     def fit(self, weight: Tensor, stats: Stats, spec: PlaneSpec) -> Fitted:
         """The sweep with these bits."""
@@ -152,6 +155,10 @@ def scan(weight: Tensor, inputs: Tensor, spec: PlaneSpec, order: list[int]) -> l
             output.addmm_(inputs[:, part], step.T)
         found.append(_divergence(output, reference))
     return found
+
+
+def _row_bytes(spec: PlaneSpec) -> int:
+    return BitPlanes.plan(1, spec).nbytes
 
 
 def _rounded(weight: Tensor, spec: PlaneSpec) -> Tensor:

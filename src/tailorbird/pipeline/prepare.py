@@ -19,10 +19,12 @@ from tailorbird.artifact.layout import Segment, narrowed, planned_bytes, segment
 from tailorbird.artifact.reader import TOKENIZER
 from tailorbird.budget import Budget
 from tailorbird.checkpoint import Checkpoint, open_checkpoint
-from tailorbird.errors import BudgetError, UsageError
+from tailorbird.errors import BudgetError, ModelError, UsageError
+from tailorbird.files import read_json
 from tailorbird.formats import BitPlanes, PlaneSpec
 from tailorbird.methods import Method, find
 from tailorbird.plan import Plan
+from tailorbird.tasks.tokenizer import MAX_BYTES as TOKENIZER_BYTES
 
 DEFAULT_BUDGET = "4.5bits"
 SMALL_FILES = (
@@ -217,7 +219,9 @@ def _files(checkpoint: Checkpoint | None) -> dict[str, bytes]:
         return {}
     files = {"config.json": json_bytes(checkpoint.config)}
     if (path := checkpoint.tokenizer_file) is not None:
-        text = json.dumps(json.loads(path.read_bytes()), ensure_ascii=False, separators=(",", ":"))
+        text = json.dumps(
+            read_json(path, limit=TOKENIZER_BYTES, error=ModelError), ensure_ascii=False, separators=(",", ":")
+        )
         files[TOKENIZER] = lzma.compress(text.encode(), preset=1)
     small = {name: checkpoint.folder / name for name in SMALL_FILES}
     return files | {name: path.read_bytes() for name, path in small.items() if path.is_file()}

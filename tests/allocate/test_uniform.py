@@ -1,0 +1,88 @@
+"""The simple allocation: within the limit, close to it, and blocks first."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tailorbird.allocate.uniform import uniform
+from tailorbird.anatomy.part import Part
+from tailorbird.errors import BudgetError
+from tailorbird.formats import BitPlanes, PlaneSpec
+
+
+@cache
+def cost(part: Part, spec: PlaneSpec) -> int:
+    return BitPlanes.plan(part.shape[0], spec).nbytes
+
+
+def spec_of(part: Part, bits: int) -> PlaneSpec:
+    return PlaneSpec.uniform(bits, part.shape[1], 8)
+
+
+def total(parts: list[Part], specs: dict[str, PlaneSpec]) -> int:
+    return sum(cost(part, specs[part.name]) for part in parts)
+
+
+def at(parts: list[Part], bits: int) -> int:
+    return total(parts, {part.name: spec_of(part, bits) for part in parts})
+
+
+@st.composite
+def models(draw: st.DrawFn) -> list[Part]:
+    """Parts of some blocks, with or without an embedding and a head."""
+    shapes = st.tuples(st.integers(1, 30), st.integers(1, 5).map(lambda groups: 8 * groups))
+    inner = [Part(f"b{i}", shape, "mlp", i) for i, shape in enumerate(draw(st.lists(shapes, min_size=1, max_size=12)))]
+    ends = [Part(name, draw(shapes), name) for name in draw(st.sets(st.sampled_from(["embedding", "head"])))]  # type: ignore[arg-type]
+    return ends + inner
+
+
+@given(models(), st.floats(0, 1))
+def test_never_above_the_limit(parts: list[Part], share: float) -> None:
+    low, high = at(parts, 1), at(parts, 8)
+    limit = int(low + share * 1.2 * (high - low))
+    specs = uniform(parts, spec_of, cost, limit)
+    assert total(parts, specs) <= limit
+    base = max(bits for bits in range(1, 9) if at(parts, bits) <= limit)
+    for part in parts:
+        assert base <= min(specs[part.name].bits) and max(specs[part.name].bits) <= min(8, base + 2)
+        assert specs[part.name].group_size == 8
+
+
+@given(models(), st.integers(1, 10**6))
+def test_the_error_names_the_smallest(parts: list[Part], short: int) -> None:
+    smallest = at(parts, 1)
+    with pytest.raises(BudgetError) as caught:
+        uniform(parts, spec_of, cost, smallest - short)
+    assert re.search(rf"\b{smallest} bytes", caught.value.message)
+    assert str(short) in caught.value.hint
+    assert total(parts, uniform(parts, spec_of, cost, smallest)) == smallest
+
+
+@pytest.mark.parametrize("ends", [0, 0.2, 0.6])
+@pytest.mark.parametrize("bits", [1.7, 2.5, 3.0, 4.5, 6.3, 7.9])
+def test_small_parts_fill_the_budget(bits: float, ends: float) -> None:
+    inner = [Part(f"b{i}", (16, 64), "mlp", i) for i in range(200)]
+    rows = int(ends / (1 - ends) * 16 * 200)
+    parts = inner + ([Part("embedding", (rows, 64), "embedding")] if rows else [])
+    numel = sum(part.numel for part in parts)
+    limit = int(bits * numel / 8) + at(parts, 1) - numel // 8
+    if limit < at(parts, 8):
+        assert 0.99 * limit <= total(parts, uniform(parts, spec_of, cost, limit)) <= limit
+
+
+def test_everything_at_eight_bits_where_there_is_room() -> None:
+    parts = [Part("e", (10, 16), "embedding"), Part("b", (10, 16), "mlp", 0)]
+    specs = uniform(parts, spec_of, cost, 10**9)
+    assert all(set(spec.bits) == {8} for spec in specs.values())
+
+
+def test_blocks_come_before_embedding_and_head() -> None:
+    parts = [Part("e", (40, 16), "embedding"), Part("b", (10, 16), "mlp", 0), Part("h", (40, 16), "head")]
+    step = cost(parts[1], spec_of(parts[1], 4)) - cost(parts[1], spec_of(parts[1], 3))
+    specs = uniform(parts, spec_of, cost, at(parts, 3) + step)
+    assert set(specs["b"].bits) == {4} and set(specs["e"].bits) == set(specs["h"].bits) == {3}

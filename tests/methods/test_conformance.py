@@ -1,0 +1,152 @@
+"""What every registered method keeps, built-in or installed: a new method is judged by this before its own oracles."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from tailorbird.anatomy import Part
+from tailorbird.errors import UsageError
+from tailorbird.formats import BitPlanes, PlaneSpec
+from tailorbird.formats.grid import Grid
+from tailorbird.measure.statistics import Stats
+from tailorbird.method import Method, group_of
+from tailorbird.methods import find, methods
+from tailorbird.methods.rtn import RTN
+
+METHODS = pytest.mark.parametrize("kind", methods().values(), ids=methods())
+# Rows and columns with and without divisors; one row; one group.
+SHAPES = [(24, 128), (5, 96), (1, 40), (7, 70), (3, 31)]
+
+
+def stats_of(layer: Any, kind: type[Method]) -> Stats:
+    """What the method asked for and nothing more."""
+    gram = layer.gram.clone() if "gram" in kind.needs else None
+    return Stats(gram, layer.inputs.clone() if "inputs" in kind.needs else None, len(layer.inputs))
+
+
+def compress(layer: Any, method: Method, bits: int) -> BitPlanes:
+    part = Part("w", tuple(layer.weight.shape), "mlp")
+    stats = stats_of(layer, type(method))
+    spec = method.decide(layer.weight.clone(), stats, method.spec(part, bits))
+    return method.fit(layer.weight.clone(), stats, spec).pack()
+
+
+def variants(kind: type[Method]) -> list[Method]:
+    """The defaults and each switch thrown."""
+    defaults = kind()
+    switches = [name for name, value in defaults.options().items() if value is False]
+    changes = [{}, {"scale": "fp16"}, *({name: True} for name in switches)]
+    return [kind.from_options({"group_size": 32, **change}) for change in changes]
+
+
+@METHODS
+def test_it_says_what_it_is(kind: type[Method]) -> None:
+    assert find(kind.name) is kind
+    assert kind.title and kind.paper and kind.status
+    assert kind.__doc__
+    assert kind.needs <= {"gram", "inputs"}
+
+
+@METHODS
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_shapes_bytes_and_packing(kind: type[Method], shape: tuple[int, int], layer_of: Any) -> None:
+    layer = layer_of(shape[1], shape[0], 150, [3])
+    for method in variants(kind):
+        for bits in (1, 2, 3, 4, 8):
+            planned = method.spec(Part("w", shape, "mlp"), bits)
+            assert planned.cols == shape[1] and planned.mean_bits == bits
+            assert planned.group_size == group_of(shape[1], 32)
+            planes = compress(layer, method, bits)
+            assert planes.shape == shape
+            assert planes.nbytes <= BitPlanes.plan(shape[0], planned).nbytes
+            assert planes.nbytes == BitPlanes.plan(shape[0], planes.spec).nbytes
+            assert torch.isfinite(planes.dequantize()).all()
+            again = BitPlanes.from_arrays(shape[0], planes.spec, planes.arrays)
+            assert torch.equal(again.dequantize(), planes.dequantize())
+
+
+@METHODS
+@pytest.mark.parametrize("bits", [1, 3])
+def test_what_is_fitted_is_what_is_packed(kind: type[Method], bits: int, layer_of: Any) -> None:
+    layer = layer_of(64, 10, 150, [3])
+    for method in variants(kind):
+        fitted = method.fit(layer.weight.clone(), stats_of(layer, kind), method.spec(Part("w", (10, 64), "mlp"), bits))
+        planes = fitted.pack()
+        assert torch.equal(planes.codes(), fitted.codes)
+        size = planes.spec.group_size
+        scale, offset = (value.repeat_interleave(size, 1) for value in fitted.grid.values())
+        weight = fitted.codes.float() * scale + offset
+        if fitted.column_order is not None:
+            weight = weight[:, fitted.column_order.argsort()]
+        assert torch.equal(planes.dequantize(), weight)
+        scale, offset = Grid(planes.spec, planes.arrays).values()
+        assert (scale > 0).all() and torch.isfinite(offset).all()
+
+
+@METHODS
+def test_the_same_input_gives_the_same_bytes(kind: type[Method], layer_of: Any) -> None:
+    layer = layer_of(128, 24, 300, [3, 70])
+    for method in variants(kind):
+        torch.manual_seed(1)
+        one = compress(layer, method, 3)
+        torch.manual_seed(2)
+        other = compress(layer, method, 3)
+        assert one.spec == other.spec
+        assert all(torch.equal(one.arrays[name], other.arrays[name]) for name in one.arrays)
+
+
+@METHODS
+@pytest.mark.parametrize("bits", [2, 3, 4, 6])
+def test_no_worse_than_rounding(kind: type[Method], bits: int, layer_of: Any) -> None:
+    for seed, channels in enumerate(([70, 71, 72], [1, 40, 90, 120], [])):
+        layer = layer_of(128, 48, 500, channels, seed)
+        for method in variants(kind):
+            rounding = RTN(group_size=method.group_size, scale=method.scale, symmetric=method.symmetric)
+            assert layer.error(compress(layer, method, bits)) <= 1.02 * layer.error(compress(layer, rounding, bits))
+
+
+@METHODS
+def test_more_bits_lose_less(kind: type[Method], layer_of: Any) -> None:
+    layer = layer_of(128, 24, 300, [3, 70])
+    errors = [layer.error(compress(layer, kind(group_size=32), bits)) for bits in range(2, 9)]
+    assert errors == sorted(errors, reverse=True) and errors[-1] < 1e-3
+
+
+@METHODS
+def test_mixed_formats_of_an_edited_plan_are_fitted_as_they_are(kind: type[Method], layer_of: Any) -> None:
+    layer = layer_of(96, 6, 200, [3])
+    spec = PlaneSpec((2, 8, 1, 4), 24, "float", "fp16")
+    planes = kind().fit(layer.weight.clone(), stats_of(layer, kind), spec).pack()
+    assert planes.spec == spec
+
+
+@METHODS
+def test_options_round_trip(kind: type[Method]) -> None:
+    for method in variants(kind):
+        options = method.options()
+        assert kind.from_options(options) == method
+        assert kind.from_options(json.loads(json.dumps(options))) == method
+        assert kind.from_options({name: str(value) for name, value in options.items()}) == method
+
+
+@METHODS
+def test_options_it_has_not(kind: type[Method]) -> None:
+    with pytest.raises(UsageError, match="'colour'") as caught:
+        kind.from_options({"colour": "red"})
+    assert all(name in caught.value.hint for name in kind().options())
+    for name, value in kind().options().items():
+        for bad in ([], None, {}, "no such value"):
+            with pytest.raises(UsageError) as caught:
+                kind.from_options({name: bad})
+            assert name in caught.value.message and caught.value.hint, (name, value)
+
+
+@METHODS
+@pytest.mark.parametrize("bad", [0, -1, 2.5, True, "x", "1.5"])
+def test_a_group_size_must_be_a_positive_integer(kind: type[Method], bad: Any) -> None:
+    with pytest.raises(UsageError, match="group_size"):
+        kind.from_options({"group_size": bad})
