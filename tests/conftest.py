@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import settings
 
@@ -17,6 +18,9 @@ os.environ.update(
     # Tensors are tiny here: a second thread only waits, and on a busy machine it waits long.
     OMP_NUM_THREADS="1",
 )
+
+# A shell ignores Ctrl-C on behalf of what it starts in the background, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("tailorbird", deadline=None, derandomize=True)
 settings.load_profile("tailorbird")

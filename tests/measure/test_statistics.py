@@ -86,7 +86,9 @@ def test_a_layer_met_several_times_has_as_many_passes() -> None:
         assert gram is not None and torch.allclose(gram.double(), gram_of(tensors), rtol=1e-4, atol=1e-4)
     together = collector.of("layer")
     assert together.count == 84 and together.gram is not None and together.inputs is not None
-    assert torch.allclose(together.gram.double(), gram_of(sum(seen, [])), rtol=1e-4, atol=1e-4)
+    assert torch.allclose(
+        together.gram.double(), gram_of([x for tensors in seen for x in tensors]), rtol=1e-4, atol=1e-4
+    )
     assert together.inputs.shape == (84, 4)
 
 

@@ -1,4 +1,7 @@
-"""Rounding against the formula: scale = (hi - lo) / (2^b - 1), zero = round(-lo / scale), q = clamp(round(w / scale) + zero)."""
+"""Rounding against its formula.
+
+scale = (hi - lo) / (2^b - 1), zero = round(-lo / scale), q = clamp(round(w / scale) + zero), lo <= 0 <= hi.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailorbird.anatomy import Part
+from tailorbird.formats.grid import Grid
 from tailorbird.measure.statistics import Stats
 from tailorbird.methods.rtn import RTN
 
@@ -44,18 +48,10 @@ def test_every_weight_goes_to_its_nearest_code(bits: int, scale: str) -> None:
     weight = torch.randn(12, 60, generator=torch.Generator().manual_seed(bits))
     method = RTN.from_options({"group_size": 20, "scale": scale})
     planes = method.fit(weight.clone(), Stats(), method.spec(Part("w", (12, 60), "mlp"), bits)).pack()
-    step, start = (value[:, :, None] for value in _values(planes))
+    step, start = (value[:, :, None] for value in Grid(planes.spec, planes.arrays).values())
     choices = start[..., None] + step[..., None] * torch.arange(2**bits)
     nearest = (choices - weight.view(12, 3, 20, 1)).abs().amin(3)
     assert torch.allclose((planes.dequantize() - weight).abs().view(12, 3, 20), nearest, atol=1e-6)
-
-
-def _values(planes: object) -> tuple[torch.Tensor, torch.Tensor]:
-    from tailorbird.formats import BitPlanes
-    from tailorbird.formats.grid import Grid
-
-    assert isinstance(planes, BitPlanes)
-    return Grid(planes.spec, planes.arrays).values()
 
 
 def test_it_needs_no_data() -> None:

@@ -11,7 +11,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailorbird.anatomy import Part
 from tailorbird.errors import UsageError
 from tailorbird.fit.groups import minmax
 from tailorbird.fit.search import RangeSearch

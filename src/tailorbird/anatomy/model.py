@@ -92,6 +92,8 @@ class Model:
             config,
             source,
         )
+        # The first path of every module: one that is used under several names has its weights once.
+        self._paths = {id(layer): name for name, layer in module.named_modules()}
         self.tied = self._is_tied()
         self.parts = anatomy.parts(module, self.tied)
         self.blocks = anatomy.block_names(module)
@@ -130,7 +132,8 @@ class Model:
     def kept(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the tensors that are stored as they are: norms, biases, positions."""
         packed = {part.tensor for part in self.parts} | {f"{name}.weight" for part in self.parts for name in part.tied}
-        return {name: tuple(tensor.shape) for name, tensor in self.module.state_dict().items() if name not in packed}
+        state = self.module.state_dict()
+        return {name: tuple(state[name].shape) for name, _, _ in self._leaves("") if name not in packed}
 
     def read(self, name: str) -> Tensor:
         """A tensor by its name in the module, in its stored dtype.
@@ -213,11 +216,16 @@ class Model:
             owner._buffers[leaf] = value
 
     def _leaves(self, prefix: str) -> Iterator[tuple[str, nn.Module, str]]:
-        root = self.module.get_submodule(prefix)
-        for name in root.state_dict():
-            path = f"{prefix}.{name}" if prefix else name
-            owner, _, leaf = path.rpartition(".")
-            yield path, self.module.get_submodule(owner), leaf
+        """Name, module and place of every tensor of the module at `prefix`, each once and by its first name."""
+        root, seen = self.module.get_submodule(prefix), set()
+        for key in root.state_dict():
+            inner, _, leaf = key.rpartition(".")
+            owner = root.get_submodule(inner)
+            path = self._paths[id(owner)]
+            name = f"{path}.{leaf}" if path else leaf
+            if name not in seen:
+                seen.add(name)
+                yield name, owner, leaf
 
     def _is_tied(self) -> bool:
         head, embedding = self.anatomy.head, self.anatomy.embedding

@@ -1,0 +1,156 @@
+"""A model run block by block is the model: the shell, and the stream of calibration data through it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tailorbird.anatomy import Model
+from tailorbird.checkpoint import open_checkpoint
+from tailorbird.measure.shell import Shell
+from tailorbird.measure.states import States
+from tailorbird.measure.stream import Stream
+
+FAMILIES = [
+    "llama", "llama-tied", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3", "opt", "opt-untied",
+    "opt-projected",
+]  # fmt: skip
+BOTH = frozenset({"gram", "inputs"})
+
+
+def ids_of(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randint(0, 90, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def opened(folder: Path) -> tuple[Model, Tensor]:
+    model = Model.open(open_checkpoint(folder))
+    return model, model.weight(model.parts[0])
+
+
+def softcapped(model: Model, logits: Tensor) -> Tensor:
+    cap = model.config.get("final_logit_softcapping")
+    return cap * torch.tanh(logits / cap) if cap else logits
+
+
+@torch.no_grad()
+def logits_of(model: Model, shell: Shell, embedding: Tensor, ids: Tensor) -> Tensor:
+    hidden = shell.enter(ids, lambda rows: embedding[rows])
+    for i, name in enumerate(model.blocks):
+        model.fill(name)
+        hidden = shell.run(i, hidden)
+        model.drop(name)
+    head = embedding if model.tied else model.weight(model.parts[-1])
+    return softcapped(model, shell.leave(hidden) @ head.T)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_shell_is_the_model(family: str, make_model: Any) -> None:
+    folder, module = make_model(family)
+    model, embedding = opened(folder)
+    shell = Shell(model)
+    # Shapes come back after others, with other tokens: calls recorded for a shape hold for all batches of it.
+    for seed, shape in enumerate([(2, 9), (1, 5), (3, 1), (2, 9)]):
+        ids = ids_of(*shape, seed=seed)
+        with torch.no_grad():
+            wanted = module(ids).logits
+        assert torch.allclose(logits_of(model, shell, embedding, ids), wanted, rtol=0, atol=2e-6)
+    assert all(parameter.is_meta for parameter in model.module.parameters())
+    assert not any("forward" in vars(layer) for layer in model.module.modules())
+
+
+def test_only_rows_that_are_used_are_asked_for(make_model: Any) -> None:
+    model, embedding = opened(make_model("llama")[0])
+    asked: list[Tensor] = []
+
+    def rows(ids: Tensor) -> Tensor:
+        asked.append(ids)
+        return embedding[ids]
+
+    Shell(model).enter(torch.tensor([[5, 5, 80], [3, 5, 80]]), rows)
+    assert [ids.tolist() for ids in asked] == [[3, 5, 80]]
+
+
+def test_an_error_on_the_way_leaves_the_model_as_it_was(make_model: Any) -> None:
+    model, _ = opened(make_model("opt")[0])
+    shell = Shell(model)
+
+    def rows(ids: Tensor) -> Tensor:
+        return torch.zeros(len(ids), 3)
+
+    with pytest.raises(RuntimeError):
+        shell.enter(ids_of(1, 4), rows)
+    assert all(parameter.is_meta for parameter in model.module.parameters())
+    assert not any("forward" in vars(layer) for layer in model.module.modules())
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "opt-projected"])
+@pytest.mark.parametrize("spill", [False, True])
+def test_statistics_are_of_the_compressed_prefix(
+    family: str, spill: bool, make_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if spill:
+        monkeypatch.setattr(States.__init__, "__defaults__", (0,))
+    folder, module = make_model(family)
+    model, embedding = opened(folder)
+    batches = [ids_of(2, 9, seed=1), ids_of(2, 9, seed=2), ids_of(1, 4, seed=3)]
+    stream = Stream(model, batches, lambda rows: embedding[rows], tmp_path / "states")
+    assert stream.states.spilled is spill and stream.tokens == 40
+    changed = [{p.name: 0.5 * model.weight(p) for p in model.parts if p.block == i} for i in range(3)]
+    for i in range(3):
+        parts = [part for part in model.parts if part.block == i]
+        wanted = _inputs(module, {k: v for new in changed[:i] for k, v in new.items()}, batches)
+        found = stream.measure(i, parts, BOTH)
+        for part in parts:
+            _check(found[part.name], wanted[part.name])
+        assert torch.equal(model.weight(parts[0]), module.state_dict()[parts[0].tensor])
+        stream.advance(i, changed[i])
+    wanted = _inputs(module, {k: v for new in changed for k, v in new.items()}, batches)
+    _check(stream.head_inputs(BOTH), wanted["lm_head"])
+    assert all(parameter.is_meta for parameter in model.module.parameters())
+
+
+def _check(stats: Any, wanted: Tensor) -> None:
+    assert stats.count == len(wanted) == 40
+    assert torch.allclose(stats.inputs, wanted, atol=1e-5)
+    assert torch.allclose(stats.gram, wanted.T @ wanted, rtol=1e-4, atol=1e-3)
+
+
+@torch.no_grad()
+def _inputs(module: nn.Module, weights: dict[str, Tensor], batches: list[Tensor]) -> dict[str, Tensor]:
+    """Inputs of every linear layer of transformers' own model with some weights replaced for the while."""
+    state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    module.load_state_dict({f"{name}.weight": tensor for name, tensor in weights.items()}, strict=False)
+    seen: dict[str, list[Tensor]] = {}
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, x, name=name: seen.setdefault(name, []).append(x[0].flatten(0, -2)))
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear)
+    ]
+    for batch in batches:
+        module(batch)
+    for hook in hooks:
+        hook.remove()
+    module.load_state_dict(state)
+    return {name: torch.cat(tensors) for name, tensors in seen.items()}
+
+
+def test_a_module_from_memory(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    model = Model.wrap(module)
+    batches = [torch.randn(5, 6), torch.randn(2, 4, 6)]
+    stream = Stream(model, batches, lambda rows: rows, tmp_path)
+    found = stream.measure(0, model.parts, BOTH)
+    flat = torch.cat([batch.reshape(-1, 6) for batch in batches])
+    with torch.no_grad():
+        inner = module[:2](flat)
+    for name, wanted in (("0", flat), ("2", inner)):
+        stats = found[name]
+        assert stats.count == 13 and stats.gram is not None and stats.inputs is not None
+        assert torch.allclose(stats.inputs, wanted) and torch.allclose(stats.gram, wanted.T @ wanted, atol=1e-4)
+    stream.advance(0, {"0": torch.zeros(8, 6)})
+    assert all(parameter.is_meta for parameter in model.module.parameters())
