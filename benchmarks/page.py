@@ -60,16 +60,15 @@ Spread is the standard deviation over seeds, which choose the calibration window
 
 def _ours(rows: Sequence[Row], original: float) -> str:
     lines = [
-        "| budget | method | bits | weights MB | file MB | perplexity | spread (seeds) | to original | seconds |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
+        "| budget | method | bits | weights MB | file MB | perplexity | spread (seeds) | to original |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
     ]
     for row in (row for row in rows if row["seed"] == 0):
         same = [r["perplexity"] for r in rows if (r["method"], r["budget"]) == (row["method"], row["budget"])]
-        spread = f"{stdev(same):.3f} ({len(same)})" if len(same) > 1 else "no data used"
+        spread = f"{stdev(same):.3f} ({len(same)})" if len(same) > 1 else "one run"
         lines.append(
             f"| {row['budget']} | {row['method']} | {row['bits']:.3f} | {row['weight_bytes'] / 1e6:.1f} | "
-            f"{row['bytes'] / 1e6:.1f} | {_number(mean(same))} | {spread} | {mean(same) / original - 1:+.1%} | "
-            f"{row['seconds']:.0f} |"
+            f"{row['bytes'] / 1e6:.1f} | {_number(mean(same))} | {spread} | {mean(same) / original - 1:+.1%} |"
         )
     return "\n".join(lines)
 

@@ -9,6 +9,7 @@ plan.json            the format of every part
 tokenizer.json.xz    the tokenizer, compressed (and small files that belong to it)
 manifest.json        size and SHA-256 of every file above, digests of the weights, the artifact's digest
 report.*, recipe.*   for people; not loaded
+job.json             whose job it was, so that a killed one can be resumed; not loaded
 ===================  ================================================================================
 """
 

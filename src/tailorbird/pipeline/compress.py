@@ -19,7 +19,7 @@ from tailorbird.errors import TailorbirdError
 from tailorbird.files import write_atomic, write_json
 from tailorbird.measure.stream import Stream
 from tailorbird.pipeline.calibration import Calibration, calibration
-from tailorbird.pipeline.memory import give_back
+from tailorbird.pipeline.memory import give_back, keep_little
 from tailorbird.pipeline.pieces import fit_piece
 from tailorbird.pipeline.prepare import Prepared, check_budget, prepare
 from tailorbird.pipeline.progress import Progress, silent
@@ -80,6 +80,7 @@ def compress(
         TailorbirdError: see the subclasses; nothing that was there before is lost.
     """
     out = Path(out)
+    keep_little()
     job = prepare(model, method, budget, options, plan)
     data_in = calibration(job, data, samples, length, seed)
     partial = Partial(out, _identity(job, data_in, seed), resume)
