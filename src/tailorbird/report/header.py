@@ -65,9 +65,10 @@ def _tiles(report: Report) -> list[str]:
     smaller = f"{figure(old / new)} times smaller" if old and new else ""
     tiles = [_tile("Size", _change(byte_cell(old), byte_cell(new)), smaller)]
     if bits is not None:
-        before = figure(8 * old / weights) if old and weights else ""
+        stored = number(model.get("bits")) or (8 * old / weights if old and weights else None)
+        before = figure(stored) if stored else ""
         shown = _change(before, figure(bits)) if before else figure(bits)
-        tiles.append(_tile("Honest bits a weight", shown, "every byte that is loaded, counted"))
+        tiles.append(_tile("Honest bits a weight", shown, "weights, scales, norms, headers and plan"))
     before_, after = section(quality, "original"), section(quality, "compressed")
     first, last = number(before_.get("perplexity")), number(after.get("perplexity"))
     if last is not None:
