@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from tailorbird.budget import Budget
     from tailorbird.errors import TailorbirdError
     from tailorbird.method import Method
-    from tailorbird.methods import methods
     from tailorbird.pipeline.compress import compress
     from tailorbird.pipeline.prepare import prepare
     from tailorbird.pipeline.quality import evaluate
@@ -38,7 +37,6 @@ _HOME = {
     "evaluate": "tailorbird.pipeline.quality",
     "load": "tailorbird.runtime.load",
     "load_into": "tailorbird.runtime.load",
-    "methods": "tailorbird.methods",
     "prepare": "tailorbird.pipeline",
     "verify": "tailorbird.artifact.verify",
 }
@@ -53,7 +51,6 @@ __all__ = [
     "evaluate",
     "load",
     "load_into",
-    "methods",
     "prepare",
     "verify",
 ]
