@@ -68,7 +68,7 @@ def _ours(rows: Sequence[Row], original: float) -> str:
         spread = f"{stdev(same):.3f} ({len(same)})" if len(same) > 1 else "one run"
         lines.append(
             f"| {row['budget']} | {row['method']} | {row['bits']:.3f} | {row['weight_bytes'] / 1e6:.1f} | "
-            f"{row['bytes'] / 1e6:.1f} | {_number(mean(same))} | {spread} | {mean(same) / original - 1:+.1%} |"
+            f"{row['bytes'] / 1e6:.1f} | {_number(mean(same))} | {spread} | {_worse(mean(same), original)} |"
         )
     return "\n".join(lines)
 
@@ -81,14 +81,24 @@ def _peers(rows: Sequence[Row], original: float) -> str:
     for row in sorted(rows, key=lambda row: -row["weight_bytes"]):
         lines.append(
             f"| {row['peer']} | {row['type']} | {row['weight_bits']:.3f} | {row['weight_bytes'] / 1e6:.1f} | "
-            f"{row['bytes'] / 1e6:.1f} | {_number(row['perplexity'])} | {row['perplexity'] / original - 1:+.1%} | "
+            f"{row['bytes'] / 1e6:.1f} | {_number(row['perplexity'])} | {_worse(row['perplexity'], original)} | "
             f"{row['note']} |"
         )
     return "\n".join(lines)
 
 
 def _number(value: float) -> str:
+    if value >= 1e6:
+        return f"{value:.1e}"
     return f"{value:.3f}" if value < 100 else f"{value:,.0f}"
+
+
+def _worse(value: float, original: float) -> str:
+    """How far from the original: in per cent, as a factor, or not worth a figure."""
+    ratio = value / original
+    if ratio < 2:
+        return f"{ratio - 1:+.1%}"
+    return f"x {ratio:.1f}" if ratio < 1000 else "broken"
 
 
 def _point(series: str, label: str, row: Row) -> Row:

@@ -70,7 +70,7 @@ def disk_full(path: Path, cause: BaseException) -> ResourceError:
     """The one error for a full disk, wherever it shows."""
     return ResourceError(
         f"no space left while writing {path}: {cause}",
-        hint="free some space and run the same command with --resume; what was finished is kept",
+        hint="free some space and run the same command again; a compression goes on where it was with --resume",
     )
 
 

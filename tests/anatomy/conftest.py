@@ -39,6 +39,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
     },
     "opt": _OPT,
+    "opt-unnormed": {**_OPT, "_remove_final_layer_norm": True},
     "opt-untied": {**_OPT, "tie_word_embeddings": False},
     # The 350M form: a narrower embedding behind two projections, norms after the layers.
     "opt-projected": {**_OPT, "word_embed_proj_dim": 16, "do_layer_norm_before": False},

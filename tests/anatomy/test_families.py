@@ -42,6 +42,7 @@ FAMILIES: dict[str, tuple[dict[str, tuple[int, int]], int, bool]] = {
     "gemma2": (GATED, 32, True),
     "gemma3": (GATED, 32, True),
     "opt": (OPT, 32, True),
+    "opt-unnormed": (OPT, 32, True),
     "opt-untied": (OPT, 32, False),
     "opt-projected": (OPT, 16, True),
 }

@@ -100,3 +100,10 @@ def test_an_anatomy_of_ones_own() -> None:
         ("out", "head", None),
     ]
     assert "aside.weight" in model.kept()
+
+
+def test_a_bare_layer_has_no_name() -> None:
+    with pytest.raises(ModelError, match="bare Linear") as caught:
+        Model.wrap(nn.Linear(4, 4))
+    assert "nn.Sequential" in caught.value.hint
+    assert [part.name for part in Model.wrap(nn.Sequential(nn.Linear(4, 4))).parts] == ["0"]

@@ -92,3 +92,13 @@ def test_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_folder() == tmp_path / "named"
     monkeypatch.delenv("TAILORBIRD_CACHE")
     assert cache_folder() == Path.home() / ".cache" / "tailorbird"
+
+
+def test_key_sees_a_change_in_the_middle(tmp_path: Path) -> None:
+    """Two fine-tunings of one model may share their first and last tensors."""
+    content = bytearray(6 * 2**20 + 5)
+    paths = [tmp_path / "a", tmp_path / "b"]
+    paths[0].write_bytes(content)
+    content[5 * 2**20 : 5 * 2**20 + 2**17] = b"x" * 2**17
+    paths[1].write_bytes(content)
+    assert file_key(paths[0], 1) != file_key(paths[1], 1)

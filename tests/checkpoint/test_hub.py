@@ -57,3 +57,13 @@ def test_errors_say_what_to_do(monkeypatch: pytest.MonkeyPatch, error: Exception
 def test_offline(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="could not be fetched"):
         open_checkpoint("tailorbird-tests/no-such-model")
+
+
+def test_a_model_that_may_not_be_downloaded_is_only_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def look(*args: Any, **options: Any) -> str:
+        assert options["local_files_only"]
+        raise errors.LocalEntryNotFoundError("x")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", look)
+    with pytest.raises(ModelError, match="not in the Hub's cache"):
+        open_checkpoint("owner/name", download=False)

@@ -45,8 +45,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
-def make_tokenizer() -> Tokenizer:
-    """A byte-level tokenizer that puts <s> before a text."""
+def make_tokenizer(text: str = TEXT) -> Tokenizer:
+    """A byte-level tokenizer with the words of a text, that puts <s> before what it reads."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
@@ -56,15 +56,20 @@ def make_tokenizer() -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    made.train_from_iterator([TEXT], trainer)
+    made.train_from_iterator([text], trainer)
     made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     return made
 
 
 def make_model(name: str, folder: Path, **changes: Any) -> nn.Module:
     """Write a family's tiny random model into a folder, as transformers does; returns it as transformers has it."""
+    return write_model(CONFIGS[name] | changes, make_tokenizer(), folder)
+
+
+def write_model(settings: dict[str, Any], tokenizer: Tokenizer, folder: Path) -> nn.Module:
+    """The same from a configuration and a tokenizer."""
     torch.manual_seed(7)
-    config = transformers.AutoConfig.for_model(**CONFIGS[name] | changes)
+    config = transformers.AutoConfig.for_model(**settings)
     module = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
         for tensor in module.parameters():
@@ -72,7 +77,7 @@ def make_model(name: str, folder: Path, **changes: Any) -> nn.Module:
             tensor.copy_((tensor + torch.randn_like(tensor) * 0.1).bfloat16())
     folder.mkdir(parents=True, exist_ok=True)
     module.save_pretrained(folder)
-    make_tokenizer().save(str(folder / "tokenizer.json"))
+    tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
     return module
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 import pytest
-import torch
-import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
 
+_tiny = run_path(str(Path(__file__).parents[1] / "pipeline" / "tiny.py"))
 TEXT = "The tailorbird stitches leaves to fit its nest. It sews with spider silk, é, 日本 and 🪡 too. " * 3
-VOCABULARY = 320
 
 _SIZES: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
+    "vocab_size": _tiny["WORDS"],
     "hidden_size": 32,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
@@ -50,22 +47,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
 MakeModel = Callable[[str], tuple[Path, nn.Module]]
 
 
-def tokenizer() -> Tokenizer:
-    """A byte-level tokenizer with 320 words that puts <s> before a text."""
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=["<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    made.train_from_iterator([TEXT], trainer)
-    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    return made
-
-
 @pytest.fixture(scope="session")
 def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
     """A function that gives the folder of a family's tiny random model, and the model itself as transformers has it."""
@@ -73,16 +54,8 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
 
     def make(name: str) -> tuple[Path, nn.Module]:
         if name not in made:
-            torch.manual_seed(7)
-            config = transformers.AutoConfig.for_model(**CONFIGS[name])
-            module = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-            with torch.no_grad():
-                for tensor in module.parameters():
-                    tensor.add_(torch.randn_like(tensor) * 0.1)
             folder = tmp_path_factory.mktemp(name)
-            module.save_pretrained(folder)
-            tokenizer().save(str(folder / "tokenizer.json"))
-            (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
+            module = _tiny["write_model"](CONFIGS[name], _tiny["make_tokenizer"](TEXT), folder)
             made[name] = folder, module
         return made[name]
 

@@ -118,7 +118,15 @@ class Model:
 
     @classmethod
     def wrap(cls, module: nn.Module, anatomy: Anatomy = GENERIC) -> Model:
-        """Lay out a module the user holds; the user's own stays as it is."""
+        """Lay out a module the user holds; the user's own stays as it is.
+
+        Raises:
+            ModelError: a bare linear layer, or nothing to compress.
+        """
+        if isinstance(module, nn.Linear):
+            raise ModelError(
+                "a bare Linear layer has no name that its part could go by", hint="give nn.Sequential(layer)"
+            )
         weights = Memory(dict(module.state_dict()))
         model = cls(copy.deepcopy(module).eval(), anatomy, weights, {}, type(module).__name__)
         model.drop("")

@@ -20,6 +20,14 @@ _IGNORED = (
     "torch_dtype",
     "attn_implementation",
     "experts_implementation",
+    # What transformers notes about where a configuration came from and how it was loaded.
+    "_name_or_path",
+    "_commit_hash",
+    "_attn_implementation",
+    "_attn_implementation_internal",
+    "_attn_implementation_autoset",
+    "_experts_implementation",
+    "_auto_class",
 )
 
 
@@ -48,7 +56,7 @@ def build(config: dict[str, Any], source: str) -> nn.Module:
         MissingExtra: transformers is not installed (extra ``hf``).
     """
     transformers = require("transformers", extra="hf")
-    settings = {key: value for key, value in config.items() if key not in _IGNORED and not key.startswith("_")}
+    settings = {key: value for key, value in config.items() if key not in _IGNORED}
     try:
         made = transformers.AutoConfig.for_model(**settings)
         with weightless(), warnings.catch_warnings():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import lzma
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,10 @@ class Artifact:
     """
 
     folder: Path
-    manifest: Manifest
-    config: dict[str, Any]
-    plan: Plan
-    stored: Mapping[str, TensorInfo]
+    manifest: Manifest = field(repr=False)
+    config: dict[str, Any] = field(repr=False)
+    plan: Plan = field(repr=False)
+    stored: Mapping[str, TensorInfo] = field(repr=False)
 
     @classmethod
     def open(cls, folder: str | Path, *, digests: bool = True) -> Artifact:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from tailorbird.files import disk_full
 
-_HEAD, _TAIL = 4 * 2**20, 2**20
+_HEAD = 4 * 2**20
+_SAMPLES, _SAMPLE_BYTES = 512, 16 * 2**10
 _STALE_SECONDS = 24 * 3600.0
 
 
@@ -26,16 +27,18 @@ def cache_folder(cache: Path | None = None) -> Path:
 
 
 def file_key(path: Path, version: int) -> str:
-    """A key for a large file, from its size, its first 4 MiB and last 1 MiB, and a version.
+    """A key for a large file, from its size, its first 4 MiB, 512 samples of 16 KiB spread evenly, and a version.
 
-    The file's name, folder and time don't matter.
+    Samples, because a fine-tuned model often shares its first and last tensors with the one it was made from. The
+    file's name, folder and time don't matter.
     """
     size = path.stat().st_size
     digest = hashlib.sha256(f"{version}:{size}:".encode())
     with path.open("rb") as handle:
         digest.update(handle.read(_HEAD))
-        handle.seek(max(0, size - _TAIL))
-        digest.update(handle.read(_TAIL))
+        for i in range(_SAMPLES):
+            handle.seek(max(0, size - _SAMPLE_BYTES) * i // (_SAMPLES - 1))
+            digest.update(handle.read(_SAMPLE_BYTES))
     return digest.hexdigest()[:32]
 
 

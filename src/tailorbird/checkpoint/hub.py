@@ -9,8 +9,8 @@ from tailorbird.errors import ModelError, require
 ALLOWED = ["*.safetensors", "*.json", "tokenizer.model", "*.jinja"]
 
 
-def fetch(model: str) -> Path:
-    """Download `owner/name` into the Hub's own cache, or find it there.
+def fetch(model: str, download: bool = True) -> Path:
+    """Find `owner/name` in the Hub's own cache, or download it there where that is allowed.
 
     Returns:
         The folder of the snapshot.
@@ -22,7 +22,7 @@ def fetch(model: str) -> Path:
     hub = require("huggingface_hub", extra="hf")
     errors = require("huggingface_hub.errors", extra="hf")
     try:
-        return Path(hub.snapshot_download(model, allow_patterns=ALLOWED))
+        return Path(hub.snapshot_download(model, allow_patterns=ALLOWED, local_files_only=not download))
     except errors.GatedRepoError as cause:
         raise ModelError(
             f"the model {model} is gated",
@@ -33,6 +33,8 @@ def fetch(model: str) -> Path:
             f"the Hub has no model {model}, or it is private",
             hint="check the spelling; for a private model run: hf auth login; for a folder check the path",
         ) from cause
+    except errors.LocalEntryNotFoundError as cause:
+        raise (_unreachable(model, cause) if download else _not_here(model)) from cause
     except Exception as cause:  # each transport library brings its own network errors
         raise _unreachable(model, cause) from cause
 
@@ -42,3 +44,7 @@ def _unreachable(model: str, cause: Exception) -> ModelError:
         f"{model} is no folder here and could not be fetched from the Hub: {type(cause).__name__}: {cause}",
         hint="check the network, or download the model elsewhere and give its folder",
     )
+
+
+def _not_here(model: str) -> ModelError:
+    return ModelError(f"{model} is not in the Hub's cache here", hint=f"fetch it: hf download {model}")

@@ -13,13 +13,14 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
 
-def open_checkpoint(source: str | Path, *, cache: Path | None = None) -> Checkpoint:
+def open_checkpoint(source: str | Path, *, cache: Path | None = None, download: bool = True) -> Checkpoint:
     """Open a model: a folder, a GGUF file, ``demo:NAME``, or a Hub id ``owner/name``; an existing path wins.
 
     Args:
         source: what the user named.
         cache: root of the folder for converted GGUF files; by default ``$TAILORBIRD_CACHE`` or
             ``~/.cache/tailorbird``.
+        download: fetch a Hub model that is not in the Hub's own cache yet.
 
     Returns:
         A folder's checkpoint; for a GGUF file that of its cached conversion.
@@ -40,7 +41,7 @@ def open_checkpoint(source: str | Path, *, cache: Path | None = None) -> Checkpo
     if isinstance(source, str) and _HUB_ID.fullmatch(name) and path.suffix != ".gguf":
         from tailorbird.checkpoint.hub import fetch
 
-        return open_folder(fetch(name), name)
+        return open_folder(fetch(name, download), name)
     raise ModelError(
         f"there is no model {name!r}: no such folder or file, and it is not a Hub id of the form owner/name",
         hint="give a folder, a .gguf file, owner/name, or demo:gemma-270m",

@@ -75,7 +75,8 @@ def _reference(model: Opened, name: str | None) -> Opened | None:
     if source is None:
         return None
     try:
-        opened = open_model(source)
+        # The recipe may be somebody else's: it can name a model, but not make this machine fetch one.
+        opened = open_model(source, download=False)
         fits(model, opened)
     except TailorbirdError as error:
         say(f"note: no comparison with the original: {error.message} (name it with --reference)")

@@ -37,7 +37,7 @@ class Result:
     """
 
     artifact: Artifact
-    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
     seconds: dict[str, float] = field(default_factory=dict)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,41 +27,21 @@ PROMPT = "The most important thing about birds is that"
 RECIPE = "recipe.toml"
 
 
-@dataclass(frozen=True)
-class Quality:
-    """What evaluation found.
+@dataclass(frozen=True, kw_only=True)
+class Quality(language.LanguageMetrics):
+    """What evaluation found, and on what.
 
     Attributes:
-        perplexity: exp of the mean negative log-likelihood.
-        tokens: predictions scored.
-        kl: mean KL(original || model) in nats; None without an original.
-        top1_agreement: share of predictions whose most likely token is the original's; None without an original.
-        nll: mean negative log-likelihood in nats.
-        window: tokens in a window.
-        stride: tokens from the start of one window to the next.
         bos: every window starts with the beginning-of-text token.
         text: what it was measured on.
         model: the model, as named.
         reference: the original, as named; None without one.
-        reference_perplexity: its perplexity on the same tokens.
     """
 
-    perplexity: float
-    tokens: int
-    kl: float | None
-    top1_agreement: float | None
-    nll: float
-    window: int
-    stride: int
     bos: bool
     text: str
     model: str
     reference: str | None = None
-    reference_perplexity: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
 
 
 def evaluate(
@@ -103,12 +83,12 @@ def evaluate(
     )
 
 
-def open_model(source: str | Path | Opened) -> Opened:
-    """An artifact, which is a folder with manifest.json, or an original model."""
+def open_model(source: str | Path | Opened, *, download: bool = True) -> Opened:
+    """An artifact, which is a folder with manifest.json, or an original model; `download` as in `open_checkpoint`."""
     if not isinstance(source, str | Path):
         return source
     folder = Path(source).expanduser()
-    return Artifact.open(folder) if (folder / MANIFEST).is_file() else open_checkpoint(source)
+    return Artifact.open(folder) if (folder / MANIFEST).is_file() else open_checkpoint(source, download=download)
 
 
 def fits(model: Opened, original: Opened) -> None:

@@ -12,7 +12,7 @@ from tailorbird.report.text import byte_cell, number, percent
 _WIDTHS = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
 _ROLES = {"mlp": "MLP", "head": "output head"}
 # Written beside the artifact for people; no runtime loads them.
-_NOT_LOADED = {"report.html", "report.json"}
+_NOT_LOADED = {"report.html", "report.json", "recipe.toml", "job.json"}
 
 
 def waterfall(report: Report) -> str:
