@@ -1,0 +1,336 @@
+#include "decoder.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+namespace tailorbird {
+
+namespace {
+
+// Rows below which splitting small work over threads costs more than it saves.
+constexpr size_t kSplit = 4;
+
+void check(bool good, const char* what) {
+  if (!good) throw std::invalid_argument(what);
+}
+
+bool fits(const Linear& linear, size_t rows, size_t cols) {
+  return linear.matrix && linear.matrix->rows() == rows && linear.matrix->cols() == cols &&
+         (linear.bias.empty() || linear.bias.size() == rows);
+}
+
+bool fits(const std::vector<Linear>& linears, const std::vector<size_t>& rows, size_t cols) {
+  if (linears.size() == rows.size()) {
+    for (size_t i = 0; i < rows.size(); ++i)
+      if (!fits(linears[i], rows[i], cols)) return false;
+    return true;
+  }
+  size_t all = 0;
+  for (size_t r : rows) all += r;
+  return linears.size() == 1 && fits(linears[0], all, cols);
+}
+
+// Whether inputs prepared for one matrix serve the other.
+bool share(const Matrix& a, const Matrix& b) {
+  return a.layout().group_size == b.layout().group_size && a.cols() == b.cols() && !a.layout().order &&
+         !b.layout().order;
+}
+
+void grow(Numbers& numbers, size_t size) {
+  if (numbers.size() < size) numbers.resize(size);
+}
+
+void check_layer(const Layer& layer, size_t width, size_t ropes) {
+  const size_t q = layer.heads * layer.head_dim, kv = layer.kv_heads * layer.head_dim;
+  check(layer.heads > 0 && layer.kv_heads > 0 && layer.heads % layer.kv_heads == 0 && layer.head_dim > 0,
+        "heads are not a multiple of the heads of keys");
+  check(layer.rope < static_cast<int64_t>(ropes) && layer.rope >= 0, "no such rotary table");
+  check(fits(layer.qkv, {q, kv, kv}, width), "query, key and value weights don't fit the heads");
+  check(fits(layer.output, width, q), "the output weight does not fit the heads");
+  check(layer.down.matrix != nullptr, "a layer has no down weight");
+  const size_t inner = layer.down.matrix->cols();
+  check(fits(layer.gate_up, {inner, inner}, width) && fits(layer.down, width, inner), "the gate does not fit");
+  check(layer.before_attention.size() == width && layer.before_mlp.size() == width, "a norm has another width");
+  for (const Numbers* norm : {&layer.after_attention, &layer.after_mlp})
+    check(norm->empty() || norm->size() == width, "a norm has another width");
+  for (const Numbers* norm : {&layer.query_norm, &layer.key_norm})
+    check(norm->empty() || norm->size() == static_cast<size_t>(layer.head_dim), "a head's norm has another width");
+}
+
+}  // namespace
+
+// --- Cache --------------------------------------------------------------------------------------------------------
+
+Cache::Cache(const std::vector<Layer>& layers, int64_t capacity, bool int8) : capacity_(capacity) {
+  check(capacity > 0, "a cache needs room for a position");
+  for (const Layer& layer : layers) {
+    Entry entry{layer.kv_heads, layer.head_dim, {}, {}};
+    const size_t places = layer.kv_heads * capacity;
+    for (Side* side : {&entry.keys, &entry.values}) {
+      if (int8) {
+        side->int8.resize(places * layer.head_dim);
+        side->scales.resize(places);
+      } else {
+        side->bf16.resize(places * layer.head_dim);
+      }
+    }
+    entries_.push_back(std::move(entry));
+  }
+}
+
+int64_t Cache::nbytes() const {
+  size_t total = 0;
+  for (const Entry& entry : entries_)
+    for (const Side* side : {&entry.keys, &entry.values})
+      total += side->bf16.size() * 2 + side->int8.size() + side->scales.size() * 4;
+  return static_cast<int64_t>(total);
+}
+
+bool Cache::fits(const std::vector<Layer>& layers) const {
+  bool same = layers.size() == entries_.size();
+  for (size_t i = 0; same && i < layers.size(); ++i)
+    same = layers[i].kv_heads == entries_[i].heads && layers[i].head_dim == entries_[i].dim;
+  return same;
+}
+
+void Cache::Side::put(int64_t at, const float* x, int64_t dim) {
+  if (!int8.empty())
+    scales[at] = to_int8(x, dim, int8.data() + at * dim);
+  else
+    for (int64_t d = 0; d < dim; ++d) bf16[at * dim + d] = to_bf16(x[d]);
+}
+
+Stored Cache::Side::stored(int64_t at, int64_t dim) const {
+  if (int8.empty()) return {bf16.data() + at * dim, nullptr, nullptr};
+  return {nullptr, int8.data() + at * dim, scales.data() + at};
+}
+
+void Cache::put(size_t layer, int64_t head, int64_t position, const float* key, const float* value) {
+  Entry& entry = entries_[layer];
+  entry.keys.put(head * capacity_ + position, key, entry.dim);
+  entry.values.put(head * capacity_ + position, value, entry.dim);
+}
+
+void Cache::read(size_t layer, int64_t head, Head& out) const {
+  const Entry& entry = entries_[layer];
+  out.keys = entry.keys.stored(head * capacity_, entry.dim);
+  out.values = entry.values.stored(head * capacity_, entry.dim);
+}
+
+// --- Decoder ------------------------------------------------------------------------------------------------------
+
+// What one call of `forward` works on. Projections are seen as rows of `stride` numbers, fused or not.
+struct Decoder::Step {
+  Pool& pool;
+  Cache& cache;
+  size_t n;
+  int64_t start;
+  Activations mode;
+  float* projected[3];
+  size_t stride[3];
+
+  // Buffers of projections whose weights may be fused: where each one's rows start and how far apart they are.
+  void lay_out(const std::vector<Linear>& linears, const size_t* rows, size_t count, Numbers* buffers) {
+    size_t offset = 0;
+    const bool fused = linears.size() == 1;
+    for (size_t i = 0; i < count; ++i) {
+      stride[i] = fused ? linears[0].matrix->rows() : rows[i];
+      Numbers& buffer = buffers[fused ? 0 : i];
+      grow(buffer, n * stride[i]);
+      projected[i] = buffer.data() + (fused ? offset : 0);
+      offset += rows[i];
+    }
+  }
+
+  template <class F>
+  void each_row(size_t rows, F&& f) {
+    if (rows < kSplit) {
+      for (size_t i = 0; i < rows; ++i) f(i);
+    } else {
+      pool.split(rows, kSplit, [&](size_t begin, size_t end, size_t) {
+        for (size_t i = begin; i < end; ++i) f(i);
+      });
+    }
+  }
+};
+
+Decoder::Decoder(Shape shape, std::vector<Layer> layers, std::vector<Rope> ropes,
+                 std::shared_ptr<const Matrix> embedding, Numbers norm, Linear head)
+    : shape_(shape), layers_(std::move(layers)), ropes_(std::move(ropes)), embedding_(std::move(embedding)),
+      norm_(std::move(norm)), head_(std::move(head)), angles_(ropes_.size()) {
+  const size_t width = shape_.width, vocabulary = shape_.vocabulary;
+  check(width > 0 && vocabulary > 0 && !layers_.empty() && !ropes_.empty(), "a decoder needs layers");
+  check(embedding_ && embedding_->rows() == vocabulary && embedding_->cols() == width, "the embedding does not fit");
+  check(fits(head_, vocabulary, width) && norm_.size() == width, "head or last norm does not fit");
+  for (const Layer& layer : layers_) {
+    check_layer(layer, width, ropes_.size());
+    check(2 * static_cast<int64_t>(ropes_[layer.rope].frequency.size()) <= layer.head_dim,
+          "more numbers turn than a head has");
+  }
+}
+
+void Decoder::forward(const int64_t* tokens, size_t n, int64_t start, Cache& cache, size_t keep, float* logits,
+                      Activations mode) {
+  const size_t width = shape_.width;
+  for (Numbers* buffer : {&hidden_, &normed_, &mixed_}) grow(*buffer, n * width);
+  gather(*embedding_, tokens, n, hidden_.data());
+  Pool::Lease pool = Pool::acquire();
+  pool->reserve(scratch(n, mode));
+  Step step{*pool, cache, n, start, mode, {}, {}};
+  step.each_row(n, [&](size_t i) { multiply(hidden_.data() + i * width, shape_.embedding_scale, width); });
+  turn(step);
+  for (size_t layer = 0; layer < layers_.size(); ++layer) {
+    attend_layer(step, layer);
+    mlp_layer(step, layer);
+  }
+  if (keep == 0) return;
+  norm(step, norm_, hidden_.data() + (n - keep) * width, normed_.data(), keep);
+  linear(step, {&head_, 1}, {normed_.data(), width}, keep, &logits);
+  if (shape_.logit_cap > 0)
+    step.each_row(keep, [&](size_t i) { soft_cap(logits + i * shape_.vocabulary, shape_.logit_cap, shape_.vocabulary); });
+}
+
+void Decoder::attend_layer(Step& step, size_t index) {
+  const Layer& layer = layers_[index];
+  norm(step, layer.before_attention, hidden_.data(), normed_.data(), step.n);
+  const size_t q = layer.heads * layer.head_dim, kv = layer.kv_heads * layer.head_dim;
+  const size_t rows[3] = {q, kv, kv};
+  step.lay_out(layer.qkv, rows, 3, wide_);
+  linear(step, layer.qkv, {normed_.data(), static_cast<size_t>(shape_.width)}, step.n, step.projected);
+  step.each_row(step.n, [&](size_t i) { place(step, index, i); });
+  grow(attended_, step.n * q);
+  attend_heads(step, index);
+  float* out = mixed_.data();
+  linear(step, {&layer.output, 1}, {attended_.data(), q}, step.n, &out);
+  residual(step, layer.after_attention, out);
+}
+
+void Decoder::mlp_layer(Step& step, size_t index) {
+  const Layer& layer = layers_[index];
+  norm(step, layer.before_mlp, hidden_.data(), normed_.data(), step.n);
+  const size_t inner = layer.down.matrix->cols(), rows[2] = {inner, inner};
+  step.lay_out(layer.gate_up, rows, 2, wide_);
+  linear(step, layer.gate_up, {normed_.data(), static_cast<size_t>(shape_.width)}, step.n, step.projected);
+  step.each_row(step.n, [&](size_t i) {
+    gated(step.projected[0] + i * step.stride[0], step.projected[1] + i * step.stride[1], inner, layer.gate);
+  });
+  float* out = mixed_.data();
+  linear(step, {&layer.down, 1}, {step.projected[0], step.stride[0]}, step.n, &out);
+  residual(step, layer.after_mlp, out);
+}
+
+// Cosines and sines of all positions of this call, once for all layers.
+void Decoder::turn(Step& step) {
+  for (size_t r = 0; r < ropes_.size(); ++r) {
+    const Numbers& frequency = ropes_[r].frequency;
+    const size_t half = frequency.size();
+    grow(angles_[r], step.n * 2 * half);
+    step.each_row(step.n, [&](size_t i) {
+      float* cosine = angles_[r].data() + i * 2 * half;
+      angles(frequency.data(), half, step.start + static_cast<int64_t>(i), ropes_[r].scaling, cosine, cosine + half);
+    });
+  }
+}
+
+// Norms and positions of a token's queries and keys; keys and values go to the cache.
+void Decoder::place(Step& step, size_t index, size_t row) {
+  const Layer& layer = layers_[index];
+  const size_t half = ropes_[layer.rope].frequency.size();
+  const float* cosine = angles_[layer.rope].data() + row * 2 * half;
+  const int64_t position = step.start + static_cast<int64_t>(row), dim = layer.head_dim;
+  const auto turn = [&](float* head, const Numbers& weight) {
+    if (!weight.empty()) rms_norm(head, weight.data(), shape_.epsilon, dim, head);
+    rotate(head, cosine, cosine + half, half);
+  };
+  for (int64_t h = 0; h < layer.heads; ++h)
+    turn(step.projected[0] + row * step.stride[0] + h * dim, layer.query_norm);
+  for (int64_t h = 0; h < layer.kv_heads; ++h) {
+    float* key = step.projected[1] + row * step.stride[1] + h * dim;
+    turn(key, layer.key_norm);
+    step.cache.put(index, h, position, key, step.projected[2] + row * step.stride[2] + h * dim);
+  }
+}
+
+// Queries of heads that share keys go together: what is read of the cache serves all of them.
+void Decoder::attend_heads(Step& step, size_t index) {
+  const Layer& layer = layers_[index];
+  const size_t shared = layer.heads / layer.kv_heads, queries = shared * step.n;
+  const size_t piece = std::clamp<size_t>((layer.heads * step.n + step.pool.size() - 1) / step.pool.size(), 1, kQueries);
+  const size_t pieces = (queries + piece - 1) / piece;
+  step.pool.split(layer.kv_heads * pieces, 1, [&](size_t begin, size_t end, size_t thread) {
+    for (size_t task = begin; task < end; ++task) {
+      Head head{{}, {}, layer.head_dim, layer.scale, layer.soft_cap, layer.window};
+      const size_t kv = task / pieces, low = task % pieces * piece, high = std::min(low + piece, queries);
+      step.cache.read(index, static_cast<int64_t>(kv), head);
+      Query asked[kQueries];
+      for (size_t i = low; i < high; ++i) {
+        const size_t token = i / shared, h = kv * shared + i % shared;
+        asked[i - low] = {step.projected[0] + token * step.stride[0] + h * layer.head_dim,
+                          attended_.data() + (token * layer.heads + h) * layer.head_dim,
+                          step.start + static_cast<int64_t>(token)};
+      }
+      attend(head, asked, static_cast<int64_t>(high - low), static_cast<float*>(step.pool.scratch(thread)));
+    }
+  });
+}
+
+void Decoder::norm(Step& step, const Numbers& weight, const float* x, float* out, size_t n) {
+  const size_t width = shape_.width;
+  step.each_row(n, [&](size_t i) { rms_norm(x + i * width, weight.data(), shape_.epsilon, width, out + i * width); });
+}
+
+void Decoder::residual(Step& step, const Numbers& weight, float* y) {
+  const size_t width = shape_.width;
+  step.each_row(step.n, [&](size_t i) {
+    float* row = y + i * width;
+    if (!weight.empty()) rms_norm(row, weight.data(), shape_.epsilon, width, row);
+    add(hidden_.data() + i * width, row, width);
+  });
+}
+
+// Several weights over the same inputs, which are prepared once where the weights' groups allow it.
+void Decoder::linear(Step& step, std::span<const Linear> linears, Rows x, size_t n, float* const* out) {
+  for (size_t at = 0; at < linears.size();) {
+    const Matrix& first = *linears[at].matrix;
+    reserve(first, n, step.mode, inputs_);
+    if (n < kSplit) {
+      prepare(first, x.data, x.stride, 0, n, step.mode, inputs_);
+    } else {
+      step.pool.split(n, kSplit, [&](size_t begin, size_t end, size_t) {
+        prepare(first, x.data, x.stride, begin, end, step.mode, inputs_);
+      });
+    }
+    size_t stop = at + 1, tiles = first.tiles();
+    while (stop < linears.size() && share(first, *linears[stop].matrix)) tiles += linears[stop++].matrix->tiles();
+    const size_t piece = std::max<size_t>(1, tiles / (4 * step.pool.size()));
+    step.pool.split(tiles, piece, [&](size_t begin, size_t end, size_t thread) {
+      for (size_t i = at, base = 0; i < stop; base += linears[i++].matrix->tiles()) {
+        const Matrix& matrix = *linears[i].matrix;
+        const size_t low = std::max(begin, base), high = std::min(end, base + matrix.tiles());
+        if (low < high)
+          multiply(matrix, inputs_, low - base, high - base, out[i], matrix.rows(), step.mode,
+                   step.pool.scratch(thread));
+      }
+    });
+    at = stop;
+  }
+  for (size_t i = 0; i < linears.size(); ++i) {
+    const Numbers& bias = linears[i].bias;
+    if (!bias.empty()) step.each_row(n, [&](size_t r) { add(out[i] + r * bias.size(), bias.data(), bias.size()); });
+  }
+}
+
+size_t Decoder::scratch(size_t n, Activations mode) const {
+  size_t most = scratch_bytes(*head_.matrix, n, mode);
+  const auto see = [&](const Linear& linear) { most = std::max(most, scratch_bytes(*linear.matrix, n, mode)); };
+  for (const Layer& layer : layers_) {
+    most = std::max<size_t>(most, sizeof(float) * attend_scratch(layer.head_dim));
+    for (const Linear& linear : layer.qkv) see(linear);
+    for (const Linear& linear : layer.gate_up) see(linear);
+    see(layer.output), see(layer.down);
+  }
+  return most;
+}
+
+}  // namespace tailorbird

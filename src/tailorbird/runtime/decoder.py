@@ -1,0 +1,177 @@
+"""The native decoder: a whole forward pass of a llama-like model in one call, over its packed weights.
+
+A torch module needs some microseconds for every one of its hundreds of operations, which is as long as reading the
+packed weights takes. `native_decoder` reads from the module what its layers consist of and hands it to
+`kernels/cpp/decoder.h`, which computes the same in C++.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tailorbird.kernels.native import native
+
+_PLUS_ONE = {"gemma", "gemma2", "gemma3_text"}
+_KINDS = {"llama", "mistral", "qwen2", "qwen3", "phi3"} | _PLUS_ONE
+_GATES = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
+# Tables that change with the length of the text are left to the module.
+_FIXED_ROPES = {"default", "linear", "llama3", "yarn", "proportional"}
+
+PREFILL = 256
+"""Tokens of a prompt that go through the model together: as many as keep scratch small and arithmetic busy."""
+
+MatrixOf = Callable[[nn.Module], Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a native decoder computes.
+
+    Attributes:
+        activations: ``int8``: activations are rounded to 8 bits by group where they meet packed weights; ``fp32``: not.
+        cache: ``bf16`` or ``int8`` keys and values; 8-bit ones have a scale a position and head.
+    """
+
+    activations: str = "int8"
+    cache: str = "bf16"
+
+
+class NativeDecoder:
+    """A model's forward pass over one sequence at a time, with its keys and values."""
+
+    def __init__(self, decoder: Any, vocabulary: int, settings: Settings) -> None:
+        self.decoder, self.vocabulary, self.settings = decoder, vocabulary, settings
+
+    def start(self, capacity: int) -> Sequence_:
+        """Room for a sequence of so many tokens."""
+        cache = native().Cache(self.decoder, capacity, self.settings.cache == "int8")
+        return Sequence_(self, cache)
+
+
+class Sequence_:
+    """One text: its keys and values, and how many tokens it has."""
+
+    def __init__(self, owner: NativeDecoder, cache: Any) -> None:
+        self.owner, self.cache, self.length = owner, cache, 0
+
+    def push(self, tokens: Sequence[int], keep: int = 1) -> Tensor:
+        """Append tokens; float32 logits (keep, vocabulary) after the last `keep` of them."""
+        kept = []
+        for low in range(0, len(tokens), PREFILL):
+            high = min(low + PREFILL, len(tokens))
+            wanted = max(0, high - max(low, len(tokens) - keep))
+            logits = np.empty((wanted, self.owner.vocabulary), dtype=np.float32)
+            ids = np.asarray(tokens[low:high], dtype=np.int64)
+            self.owner.decoder.forward(ids, self.length, self.cache, logits, self.owner.settings.activations)
+            self.length += high - low
+            kept.append(logits)
+        return torch.from_numpy(np.concatenate(kept) if len(kept) > 1 else kept[0])
+
+
+def native_decoder(module: nn.Module, matrix_of: MatrixOf, settings: Settings) -> NativeDecoder | None:
+    """The native form of a causal language model; None where it has something that the native one has not.
+
+    Args:
+        module: as transformers builds it, with packed layers.
+        matrix_of: the native matrix of a packed layer; None for a layer that is not packed.
+        settings: how to compute.
+    """
+    config: Any = module.config
+    inner: Any = module.model if hasattr(module, "model") else None
+    if inner is None or config.model_type not in _KINDS or _gate(config) is None:
+        return None
+    ropes = _ropes(inner)
+    packed = [layer for layer in module.modules() if isinstance(layer, nn.Linear | nn.Embedding)]
+    if ropes is None or any(matrix_of(layer) is None for layer in packed):
+        return None
+    build = _Builder(config, matrix_of, list(ropes))
+    embedding = matrix_of(inner.embed_tokens)
+    decoder = native().Decoder(
+        epsilon=config.rms_norm_eps,
+        embedding_scale=float(getattr(inner.embed_tokens, "scalar_embed_scale", 1.0)),
+        logit_cap=float(getattr(config, "final_logit_softcapping", None) or 0.0),
+        layers=[build.layer(layer) for layer in inner.layers],
+        ropes=list(ropes.values()),
+        embedding=embedding,
+        norm=build.norm(inner.norm),
+        head=build.linear(module.lm_head),
+    )
+    return NativeDecoder(decoder, embedding.rows, settings)
+
+
+class _Builder:
+    """Reads layers of a module."""
+
+    def __init__(self, config: Any, matrix_of: MatrixOf, ropes: list[str]) -> None:
+        self.config, self.matrix_of, self.ropes = config, matrix_of, ropes
+
+    def layer(self, layer: Any) -> Any:
+        attention, mlp, sandwich = layer.self_attn, layer.mlp, hasattr(layer, "pre_feedforward_layernorm")
+        kind = getattr(attention, "layer_type", None)
+        return native().Layer(
+            heads=self.config.num_attention_heads,
+            kv_heads=self.config.num_key_value_heads,
+            head_dim=attention.head_dim,
+            window=self._window(attention),
+            scale=float(attention.scaling),
+            soft_cap=float(getattr(attention, "attn_logit_softcapping", None) or 0.0),
+            rope=self.ropes.index(kind) if kind in self.ropes else 0,
+            gate=_gate(self.config),
+            before_attention=self.norm(layer.input_layernorm),
+            after_attention=self.norm(layer.post_attention_layernorm) if sandwich else None,
+            before_mlp=self.norm(layer.pre_feedforward_layernorm if sandwich else layer.post_attention_layernorm),
+            after_mlp=self.norm(layer.post_feedforward_layernorm) if sandwich else None,
+            query_norm=self.norm(getattr(attention, "q_norm", None)),
+            key_norm=self.norm(getattr(attention, "k_norm", None)),
+            qkv=self._linears(attention, "qkv_proj", ("q_proj", "k_proj", "v_proj")),
+            output=self.linear(attention.o_proj),
+            gate_up=self._linears(mlp, "gate_up_proj", ("gate_proj", "up_proj")),
+            down=self.linear(mlp.down_proj),
+        )
+
+    def _linears(self, owner: Any, fused: str, apart: tuple[str, ...]) -> list[Any]:
+        names = (fused,) if hasattr(owner, fused) else apart
+        return [self.linear(getattr(owner, name)) for name in names]
+
+    def linear(self, layer: Any) -> Any:
+        return native().Linear(self.matrix_of(layer), None if layer.bias is None else _numbers(layer.bias))
+
+    def norm(self, norm: Any) -> Any:
+        if norm is None:
+            return None
+        return _numbers(norm.weight + 1 if self.config.model_type in _PLUS_ONE else norm.weight)
+
+    def _window(self, attention: Any) -> int:
+        if hasattr(attention, "sliding_window"):
+            return attention.sliding_window or 0
+        return getattr(self.config, "sliding_window", None) or 0 if self.config.model_type in ("mistral", "phi3") else 0
+
+
+def _ropes(inner: Any) -> dict[str, Any] | None:
+    """Rotary tables by kind of layer; None where they depend on the length of the text."""
+    rotary = inner.rotary_emb
+    kinds = rotary.rope_type
+    kinds = kinds if isinstance(kinds, dict) else {"": kinds}
+    if not set(kinds.values()) <= _FIXED_ROPES:
+        return None
+    found = {}
+    for kind in kinds:
+        prefix = f"{kind}_" if kind else ""
+        frequency = getattr(rotary, f"{prefix}inv_freq")
+        found[kind] = native().Rope(_numbers(frequency), float(getattr(rotary, f"{prefix}attention_scaling")))
+    return found
+
+
+def _gate(config: Any) -> str | None:
+    name = getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None)
+    return _GATES.get(str(name))
+
+
+def _numbers(tensor: Tensor) -> Any:
+    return tensor.detach().float().contiguous().numpy()
