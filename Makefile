@@ -7,6 +7,7 @@ CONSTRAINTS ?= constraints.txt
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
+KERNELS := CMakeLists.txt $(wildcard src/tailorbird/kernels/cpp/*)
 LINTED := src tests scripts $(wildcard benchmarks examples)
 
 .DEFAULT_GOAL := help
@@ -61,7 +62,7 @@ $(VENV)/.stamp-venv:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.stamp-setup: pyproject.toml $(CONSTRAINTS) | $(VENV)/.stamp-venv
+$(VENV)/.stamp-setup: pyproject.toml $(CONSTRAINTS) $(KERNELS) | $(VENV)/.stamp-venv
 	$(PIP) install --quiet -c $(CONSTRAINTS) -e '.[demo,dev]'
 	@touch $@
 

@@ -1,0 +1,393 @@
+// The kernels, written once over a set of lanes `V` (simd_*.h) and compiled once a variant.
+//
+// Within a group all is integer: t = sum of codes * activations - zero * sum of activations. Beyond it every lane
+// adds float(t) * (scale * activation scale), a multiplication and an addition rounded each, groups in stored order.
+// So all variants give the same bits, and a row of activations gives the same whatever rows it is multiplied with.
+#pragma once
+
+#include <cstring>
+
+#include "bits.h"
+#include "layout.h"
+
+namespace tailorbird {
+
+template <class V>
+struct Loops {
+  using I = typename V::I;
+  using F = typename V::F;
+  using Codes = typename V::Codes;
+
+  static constexpr size_t kAhead = 4096;       // bytes from the weight in use to the one fetched
+  static constexpr size_t kLane = kRows;       // floats of one F
+  static constexpr size_t kChunk = 4096;       // columns unpacked at a time
+  static constexpr size_t kKept = 384 * 1024;  // bytes of activations kept near while tiles pass by
+
+  // What stands in front of the codes of a group.
+  struct Header {
+    I zero;
+    F scale, offset;
+  };
+
+  static inline Header header(const Run& run, const uint8_t* p) {
+    Header h{V::izero(), V::fset(0), V::fset(0)};
+    const bool byte = run.scale == Scale::byte;
+    h.scale = byte ? V::to_float(V::load_u8(p)) : V::load_f16(p);
+    p += scale_bytes(run);
+    if (run.offset == Offset::integer) h.zero = V::load_u8(p);
+    if (run.offset == Offset::real) h.offset = byte ? V::to_float(V::load_i8(p)) : V::load_f16(p);
+    // The middle of one-bit codes is 1/2: twice the codes, half the scale.
+    if (run.offset == Offset::none && run.bits == 1) h.scale = V::mul(h.scale, V::fset(0.5f));
+    return h;
+  }
+
+  // Adds one group's integer sums to a row's float sums.
+  static inline void finish(const Run& run, const Header& h, I t, float unit, int32_t total, F& sum, F& low) {
+    if (run.offset == Offset::none) {
+      if (run.bits == 1)
+        t = V::isub(V::iadd(t, t), V::iset(total));
+      else
+        t = V::isub(t, V::iset(total * (1 << (run.bits - 1))));
+    } else if (run.offset == Offset::integer) {
+      t = V::isub(t, V::imul(h.zero, V::iset(total)));
+    } else {
+      low = V::add(low, V::mul(h.offset, V::fset(static_cast<float>(total) * unit)));
+    }
+    sum = V::add(sum, V::mul(V::to_float(t), V::mul(h.scale, V::fset(unit))));
+  }
+
+  // A run's sums, in units of its rows, into the result.
+  static inline F fold(const Run& run, const uint8_t* units, F total, F sum, F low) {
+    if (run.scale == Scale::byte) {
+      sum = V::mul(sum, V::load_f16(units));
+      if (run.offset == Offset::real) low = V::mul(low, V::load_f16(units + 2 * kRows));
+    }
+    if (run.offset == Offset::real) sum = V::add(sum, low);
+    return V::add(total, sum);
+  }
+
+  static inline void write(const Layout& m, size_t tile, F total, float* out) {
+    const size_t left = m.rows - tile * kRows;
+    if (left >= kRows) return V::store(out + tile * kRows, total);
+    alignas(64) float lanes[kLane];
+    V::store(lanes, total);
+    std::memcpy(out + tile * kRows, lanes, left * sizeof(float));
+  }
+
+  // --- few rows: weights straight from memory into the multiplication ---
+
+  template <int B, int M>
+  static inline void dots(const uint8_t* p, size_t steps, const int8_t* const* x, I* out) {
+    constexpr int kChains = M == 1 ? 4 : M <= 3 ? 2 : 1;  // additions that do not wait for each other
+    constexpr int kUnroll = 4;
+    I sum[M][kChains];
+    for (int m = 0; m < M; ++m)
+      for (int c = 0; c < kChains; ++c) sum[m][c] = V::izero();
+    size_t s = 0;
+    for (; s + kUnroll <= steps; s += kUnroll, p += kUnroll * 8 * B) {
+      for (int line = 0; line < (kUnroll * 8 * B + 63) / 64; ++line) V::prefetch(p + kAhead + 64 * line);
+#pragma GCC unroll 4
+      for (int u = 0; u < kUnroll; ++u) {
+        const Codes codes = V::template expand<B>(p + u * 8 * B);
+#pragma GCC unroll 8
+        for (int m = 0; m < M; ++m)
+          sum[m][u % kChains] = V::template dot<B>(sum[m][u % kChains], codes, x[m] + kColumns * (s + u));
+      }
+    }
+    for (; s < steps; ++s, p += 8 * B) {
+      const Codes codes = V::template expand<B>(p);
+      for (int m = 0; m < M; ++m) sum[m][0] = V::template dot<B>(sum[m][0], codes, x[m] + kColumns * s);
+    }
+    for (int m = 0; m < M; ++m) {
+      out[m] = sum[m][0];
+      for (int c = 1; c < kChains; ++c) out[m] = V::iadd(out[m], sum[m][c]);
+    }
+  }
+
+  template <int B, int M>
+  static void few_run(const Layout& m, const Run& run, const uint8_t* p, const View& x, F* total) {
+    const uint8_t* units = p;
+    p += unit_bytes(run);
+    const size_t head = scale_bytes(run) + offset_bytes(run), body = m.steps * 8 * B, width = m.steps * kColumns;
+    F sum[M], low[M];
+    for (int i = 0; i < M; ++i) sum[i] = low[i] = V::fset(0);
+    for (size_t k = 0; k < run.count; ++k, p += head + body) {
+      const size_t g = run.groups[k];
+      const int8_t* rows[M];
+      for (int i = 0; i < M; ++i) rows[i] = x.int8.codes + i * x.stride + g * width;
+      const Header h = header(run, p);
+      I t[M];
+      dots<B, M>(p + head, m.steps, rows, t);
+      for (int i = 0; i < M; ++i)
+        finish(run, h, t[i], x.int8.scales[i * x.groups + g], x.int8.sums[i * x.groups + g], sum[i], low[i]);
+    }
+    for (int i = 0; i < M; ++i) total[i] = fold(run, units, total[i], sum[i], low[i]);
+  }
+
+  using RunFunction = void (*)(const Layout&, const Run&, const uint8_t*, const View&, F*);
+
+  template <int M>
+  static RunFunction few_function(int bits) {
+    static constexpr RunFunction table[] = {few_run<1, M>, few_run<2, M>, few_run<3, M>, few_run<4, M>,
+                                            few_run<5, M>, few_run<6, M>, few_run<7, M>, few_run<8, M>};
+    return table[bits - 1];
+  }
+
+  template <int M>
+  static void tiles(const Layout& m, const View& x, size_t begin, size_t end, float* out, size_t stride,
+                    RunFunction (*function)(int)) {
+    for (size_t tile = begin; tile < end; ++tile) {
+      F total[M];
+      for (int i = 0; i < M; ++i) total[i] = V::fset(0);
+      for (size_t r = 0; r < m.run_count; ++r) {
+        const Run& run = m.runs[r];
+        function(run.bits)(m, run, m.data + tile * m.tile_bytes + run.begin, x, total);
+      }
+      for (int i = 0; i < M; ++i) write(m, tile, total[i], out + i * stride);
+    }
+  }
+
+  template <int M>
+  static void few_tiles(const Layout& m, const View& x, size_t begin, size_t end, float* out, size_t stride) {
+    tiles<M>(m, x, begin, end, out, stride, few_function<M>);
+  }
+
+  static void few(const Layout& m, const View& x, size_t begin, size_t end, float* out, size_t stride) {
+    static constexpr decltype(&few_tiles<1>) table[] = {few_tiles<1>, few_tiles<2>, few_tiles<3>, few_tiles<4>,
+                                                        few_tiles<5>, few_tiles<6>, few_tiles<7>, few_tiles<8>};
+    if (x.rows) table[x.rows - 1](m, x, begin, end, out, stride);
+  }
+
+  // --- exact: float activations, codes made floats ---
+
+  template <int B, int M>
+  static void exact_run(const Layout& m, const Run& run, const uint8_t* p, const View& x, F* total) {
+    const uint8_t* units = p;
+    p += unit_bytes(run);
+    const size_t head = scale_bytes(run) + offset_bytes(run), body = m.steps * 8 * B, width = m.steps * kColumns;
+    F sum[M], low[M];
+    for (int i = 0; i < M; ++i) sum[i] = low[i] = V::fset(0);
+    for (size_t k = 0; k < run.count; ++k, p += head + body) {
+      const size_t g = run.groups[k];
+      Header h = header(run, p);
+      F zero = V::to_float(h.zero);
+      if (run.offset == Offset::none) {
+        zero = V::fset(B == 1 ? 0.5f : static_cast<float>(1 << (B - 1)));
+        if (B == 1) h.scale = V::add(h.scale, h.scale);
+      }
+      F part[M][kColumns];
+      for (int i = 0; i < M; ++i)
+        for (size_t c = 0; c < kColumns; ++c) part[i][c] = V::fset(0);
+      const float* row = x.fp32.values + g * width;
+      for (size_t s = 0; s < m.steps; ++s) {
+        V::prefetch(p + kAhead + s * 8 * B);
+        const Codes codes = V::template expand<B>(p + head + s * 8 * B);
+        const F w[kColumns] = {V::sub(V::template column<0>(codes), zero), V::sub(V::template column<1>(codes), zero),
+                               V::sub(V::template column<2>(codes), zero), V::sub(V::template column<3>(codes), zero)};
+        for (int i = 0; i < M; ++i)
+          for (size_t c = 0; c < kColumns; ++c)
+            part[i][c] = V::add(part[i][c], V::mul(w[c], V::fset(row[i * x.stride + kColumns * s + c])));
+      }
+      for (int i = 0; i < M; ++i) {
+        const F t = V::add(V::add(part[i][0], part[i][1]), V::add(part[i][2], part[i][3]));
+        sum[i] = V::add(sum[i], V::mul(t, h.scale));
+        if (run.offset == Offset::real)
+          low[i] = V::add(low[i], V::mul(h.offset, V::fset(x.fp32.sums[i * x.groups + g])));
+      }
+    }
+    for (int i = 0; i < M; ++i) total[i] = fold(run, units, total[i], sum[i], low[i]);
+  }
+
+  template <int M>
+  static RunFunction exact_function(int bits) {
+    static constexpr RunFunction table[] = {exact_run<1, M>, exact_run<2, M>, exact_run<3, M>, exact_run<4, M>,
+                                            exact_run<5, M>, exact_run<6, M>, exact_run<7, M>, exact_run<8, M>};
+    return table[bits - 1];
+  }
+
+  static View from_row(View x, size_t row) {
+    x.rows -= row;
+    x.int8.codes += row * x.stride;
+    x.int8.scales += row * x.groups;
+    x.int8.sums += row * x.groups;
+    x.fp32.values += row * x.stride;
+    x.fp32.sums += row * x.groups;
+    return x;
+  }
+
+  static void exact(const Layout& m, const View& x, size_t begin, size_t end, float* out, size_t stride) {
+    constexpr int M = V::kRegisters >= 32 ? 4 : 1;
+    for (size_t tile = begin; tile < end; ++tile) {  // a tile's weights stay near while the rows pass by
+      size_t i = 0;
+      for (; i + M <= x.rows; i += M)
+        tiles<M>(m, from_row(x, i), tile, tile + 1, out + i * stride, stride, exact_function<M>);
+      for (; i < x.rows; ++i)
+        tiles<1>(m, from_row(x, i), tile, tile + 1, out + i * stride, stride, exact_function<1>);
+    }
+  }
+
+  // --- many rows: codes of some tiles unpacked once, then multiplied with blocks of rows ---
+
+  static constexpr int kPair = V::kRegisters >= 32 ? 2 : 1;    // tiles at a time
+  static constexpr int kBlock = V::kRegisters >= 32 ? 12 : 4;  // rows at a time
+
+  static size_t chunk_groups(const Layout& m) {
+    const size_t width = m.steps * kColumns;
+    return width >= kChunk ? 1 : kChunk / width;
+  }
+  static size_t block_rows(const Layout& m, size_t rows) {
+    size_t block = kKept / (m.groups * m.steps * kColumns) / kBlock * kBlock;
+    block = block < 48 ? 48 : block > 240 ? 240 : block;
+    return rows < block ? rows : block;
+  }
+  static size_t many_scratch(const Layout& m, size_t rows) {
+    return kPair * (chunk_groups(m) * m.steps * 64 + block_rows(m, rows) * 3 * kLane * sizeof(float));
+  }
+
+  template <int B>
+  static void unpack_groups(const uint8_t* p, size_t count, size_t head, size_t steps, uint8_t* codes) {
+    for (size_t g = 0; g < count; ++g) {
+      p += head;
+      for (size_t s = 0; s < steps; ++s, p += 8 * B, codes += 64) V::store_codes(codes, V::template expand<B>(p));
+    }
+  }
+  using UnpackFunction = void (*)(const uint8_t*, size_t, size_t, size_t, uint8_t*);
+  static UnpackFunction unpack_function(int bits) {
+    static constexpr UnpackFunction table[] = {unpack_groups<1>, unpack_groups<2>, unpack_groups<3>, unpack_groups<4>,
+                                               unpack_groups<5>, unpack_groups<6>, unpack_groups<7>, unpack_groups<8>};
+    return table[bits - 1];
+  }
+
+  // M rows times the same groups of T tiles. Float sums stand at sums[((i * T) + t) * 2 * kLane].
+  template <int T, int M, int B>
+  static void block(const Layout& m, const Run& run, size_t first, size_t count, const uint8_t* const* heads,
+                    const uint8_t* codes, size_t codes_stride, const View& x, float* sums) {
+    const size_t width = m.steps * kColumns, bytes = group_bytes(run, m.steps);
+    for (size_t k = 0; k < count; ++k) {
+      const size_t g = run.groups[first + k];
+      const int8_t* rows = x.int8.codes + g * width;
+      const uint8_t* c = codes + k * m.steps * 64;
+      I t[T][M];
+      for (int j = 0; j < T; ++j)
+        for (int i = 0; i < M; ++i) t[j][i] = V::izero();
+      for (size_t s = 0; s < m.steps; ++s, c += 64, rows += kColumns) {
+        Codes w[T];
+        for (int j = 0; j < T; ++j) w[j] = V::load_codes(c + j * codes_stride);
+#pragma GCC unroll 12
+        for (int i = 0; i < M; ++i)
+#pragma GCC unroll 2
+          for (int j = 0; j < T; ++j) t[j][i] = V::template dot<B>(t[j][i], w[j], rows + i * x.stride);
+      }
+      for (int j = 0; j < T; ++j) {
+        const Header h = header(run, heads[j] + k * bytes);
+        for (int i = 0; i < M; ++i) {
+          float* at = sums + (i * T + j) * 2 * kLane;
+          F sum = V::load(at), low = V::load(at + kLane);
+          finish(run, h, t[j][i], x.int8.scales[i * x.groups + g], x.int8.sums[i * x.groups + g], sum, low);
+          V::store(at, sum);
+          V::store(at + kLane, low);
+        }
+      }
+    }
+  }
+
+  template <int T, int B>
+  static void blocks(const Layout& m, const Run& run, size_t first, size_t count, const uint8_t* const* heads,
+                     const uint8_t* codes, size_t codes_stride, View x, float* sums) {
+    const auto take = [&](int rows, auto function) {
+      for (; x.rows >= static_cast<size_t>(rows); x = from_row(x, rows), sums += rows * T * 2 * kLane)
+        function(m, run, first, count, heads, codes, codes_stride, x, sums);
+    };
+    take(kBlock, block<T, kBlock, B>);
+    if constexpr (kBlock > 4) take(4, block<T, 4, B>);
+    take(1, block<T, 1, B>);
+  }
+
+  template <int T>
+  static void many_tiles(const Layout& m, const View& x, size_t tile, float* out, size_t stride, uint8_t* scratch) {
+    const size_t groups = chunk_groups(m), codes_stride = groups * m.steps * 64;
+    float* totals = reinterpret_cast<float*>(scratch + T * codes_stride);
+    float* sums = totals + x.rows * T * kLane;
+    std::memset(totals, 0, x.rows * T * kLane * sizeof(float));
+    for (size_t r = 0; r < m.run_count; ++r) {
+      const Run& run = m.runs[r];
+      const size_t bytes = group_bytes(run, m.steps);
+      const uint8_t* start[T];
+      for (int j = 0; j < T; ++j) start[j] = m.data + (tile + j) * m.tile_bytes + run.begin;
+      std::memset(sums, 0, x.rows * T * 2 * kLane * sizeof(float));
+      for (size_t g = 0; g < run.count; g += groups) {
+        const size_t count = run.count - g < groups ? run.count - g : groups;
+        const uint8_t* heads[T];
+        for (int j = 0; j < T; ++j) {
+          heads[j] = start[j] + unit_bytes(run) + g * bytes;
+          unpack_function(run.bits)(heads[j], count, scale_bytes(run) + offset_bytes(run), m.steps,
+                                    scratch + j * codes_stride);
+        }
+        (run.bits == 8 ? blocks<T, 8> : blocks<T, 7>)(m, run, g, count, heads, scratch, codes_stride, x, sums);
+      }
+      for (size_t i = 0; i < x.rows; ++i)
+        for (int j = 0; j < T; ++j) {
+          float *total = totals + (i * T + j) * kLane, *sum = sums + (i * T + j) * 2 * kLane;
+          V::store(total, fold(run, start[j], V::load(total), V::load(sum), V::load(sum + kLane)));
+        }
+    }
+    for (size_t i = 0; i < x.rows; ++i)
+      for (int j = 0; j < T; ++j) write(m, tile + j, V::load(totals + (i * T + j) * kLane), out + i * stride);
+  }
+
+  static void many(const Layout& m, const View& x, size_t begin, size_t end, float* out, size_t stride, void* scratch) {
+    const size_t rows = block_rows(m, x.rows);
+    for (size_t row = 0; row < x.rows; row += rows) {
+      View part = from_row(x, row);
+      part.rows = part.rows < rows ? part.rows : rows;
+      float* to = out + row * stride;
+      size_t tile = begin;
+      for (; tile + kPair <= end; tile += kPair)
+        many_tiles<kPair>(m, part, tile, to, stride, static_cast<uint8_t*>(scratch));
+      for (; tile < end; ++tile) many_tiles<1>(m, part, tile, to, stride, static_cast<uint8_t*>(scratch));
+    }
+  }
+
+  // --- activations ---
+
+  static void quantize(const float* x, size_t group_size, size_t groups, int8_t* codes, float* scales, int32_t* sums) {
+    const size_t width = (group_size + kColumns - 1) / kColumns * kColumns;
+    for (size_t g = 0; g < groups; ++g, x += group_size, codes += width) {
+      uint32_t top = 0;  // magnitudes as integers: infinities and what is no number come out largest
+      for (size_t i = 0; i < group_size; ++i) {
+        uint32_t bits;
+        std::memcpy(&bits, x + i, 4);
+        bits &= 0x7FFFFFFFu;
+        top = bits > top ? bits : top;
+      }
+      float largest;
+      std::memcpy(&largest, &top, 4);
+      const bool finite = top < 0x7F800000u, tiny = largest < 1e-35f;
+      const float inverse = !finite || tiny ? 0.0f : 127.0f / largest;
+      // Not finite: every result is made "not a number", as a float product would mostly be.
+      scales[g] = !finite ? __builtin_nanf("") : tiny ? 0.0f : largest / 127.0f;
+      int32_t sum = 0;
+      if (inverse == 0.0f) {
+        std::memset(codes, 0, group_size);
+      } else {
+        for (size_t i = 0; i < group_size; ++i) {
+          // Adding 1.5 * 2**23 leaves the number, rounded to nearest even, in the low bits.
+          const float shifted = x[i] * inverse + 12582912.0f;
+          int32_t bits;
+          std::memcpy(&bits, &shifted, 4);
+          const int32_t code = bits - 0x4B400000;
+          codes[i] = static_cast<int8_t>(code);
+          sum += code;
+        }
+      }
+      std::memset(codes + group_size, 0, width - group_size);
+      sums[g] = sum;
+    }
+  }
+
+  static constexpr Variant variant(const char* name) {
+    return {name, quantize, few, many, exact, many_scratch};
+  }
+};
+
+}  // namespace tailorbird
