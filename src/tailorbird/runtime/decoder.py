@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tailorbird.kernels.native import native
+from tailorbird.kernels.native import extension
 
 _PLUS_ONE = {"gemma", "gemma2", "gemma3_text"}
 _KINDS = {"llama", "mistral", "qwen2", "qwen3", "phi3"} | _PLUS_ONE
@@ -50,7 +50,7 @@ class NativeDecoder:
 
     def start(self, capacity: int) -> Sequence_:
         """Room for a sequence of so many tokens."""
-        cache = native().Cache(self.decoder, capacity, self.settings.cache == "int8")
+        cache = _module().Cache(self.decoder, capacity, self.settings.cache == "int8")
         return Sequence_(self, cache)
 
 
@@ -92,7 +92,7 @@ def native_decoder(module: nn.Module, matrix_of: MatrixOf, settings: Settings) -
         return None
     build = _Builder(config, matrix_of, list(ropes))
     embedding = matrix_of(inner.embed_tokens)
-    decoder = native().Decoder(
+    decoder = _module().Decoder(
         epsilon=config.rms_norm_eps,
         embedding_scale=float(getattr(inner.embed_tokens, "scalar_embed_scale", 1.0)),
         logit_cap=float(getattr(config, "final_logit_softcapping", None) or 0.0),
@@ -114,7 +114,7 @@ class _Builder:
     def layer(self, layer: Any) -> Any:
         attention, mlp, sandwich = layer.self_attn, layer.mlp, hasattr(layer, "pre_feedforward_layernorm")
         kind = getattr(attention, "layer_type", None)
-        return native().Layer(
+        return _module().Layer(
             heads=self.config.num_attention_heads,
             kv_heads=self.config.num_key_value_heads,
             head_dim=attention.head_dim,
@@ -140,7 +140,7 @@ class _Builder:
         return [self.linear(getattr(owner, name)) for name in names]
 
     def linear(self, layer: Any) -> Any:
-        return native().Linear(self.matrix_of(layer), None if layer.bias is None else _numbers(layer.bias))
+        return _module().Linear(self.matrix_of(layer), None if layer.bias is None else _numbers(layer.bias))
 
     def norm(self, norm: Any) -> Any:
         if norm is None:
@@ -164,7 +164,7 @@ def _ropes(inner: Any) -> dict[str, Any] | None:
     for kind in kinds:
         prefix = f"{kind}_" if kind else ""
         frequency = getattr(rotary, f"{prefix}inv_freq")
-        found[kind] = native().Rope(_numbers(frequency), float(getattr(rotary, f"{prefix}attention_scaling")))
+        found[kind] = _module().Rope(_numbers(frequency), float(getattr(rotary, f"{prefix}attention_scaling")))
     return found
 
 
@@ -175,3 +175,9 @@ def _gate(config: Any) -> str | None:
 
 def _numbers(tensor: Tensor) -> Any:
     return tensor.detach().float().contiguous().numpy()
+
+
+def _module() -> Any:
+    module = extension()
+    assert module is not None  # the matrices came from it
+    return module

@@ -9,6 +9,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "bandwidth.h"
+#include "bindings.h"
 #include "kernels.h"
 #include "pool.h"
 
@@ -119,12 +121,6 @@ PackedRun make_run(size_t rows, size_t group_size, int bits, std::vector<int32_t
   return run;
 }
 
-Activations mode_of(const std::string& name) {
-  if (name == "int8") return Activations::int8;
-  if (name == "fp32") return Activations::fp32;
-  refuse("activations must be 'int8' or 'fp32', not '" + name + "'");
-}
-
 void multiply_python(const Matrix& m, Any x, Any out, const std::string& activations) {
   const Activations mode = mode_of(activations);
   if (x.ndim() != 2) refuse("x must be of shape (n, columns)");
@@ -204,6 +200,13 @@ void set_variant(const std::string& name) {
 }
 
 }  // namespace
+
+Activations mode_of(const std::string& name) {
+  if (name == "int8") return Activations::int8;
+  if (name == "fp32") return Activations::fp32;
+  refuse("activations must be 'int8' or 'fp32', not '" + name + "'");
+}
+
 }  // namespace tailorbird
 
 NB_MODULE(_native, m) {
@@ -248,4 +251,6 @@ NB_MODULE(_native, m) {
     nb::gil_scoped_release free;
     return Pool::threads();
   });
+  m.def("read_bandwidth", &read_bandwidth, "bytes"_a, "passes"_a, nb::call_guard<nb::gil_scoped_release>());
+  bind_decoder(m);
 }
