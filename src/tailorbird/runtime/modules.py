@@ -90,7 +90,7 @@ class Packed(nn.Module):
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[no-untyped-call]
+        super()._save_to_state_dict(destination, prefix, keep_vars)
         if self.native is not None:
             destination.update({prefix + name: array for name, array in self.packed.arrays.items()})
 
@@ -100,7 +100,7 @@ class Packed(nn.Module):
             found = {name: state_dict.pop(prefix + name) for name in names if prefix + name in state_dict}
             if found:
                 self.native = NativeWeight(BitPlanes.from_arrays(self._rows, self._spec, found))
-        super()._load_from_state_dict(state_dict, prefix, *rest)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 class PackedLinear(Packed, nn.Linear):  # type: ignore[override]
