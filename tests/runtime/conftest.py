@@ -52,6 +52,20 @@ class PackedModel:
 
 
 @pytest.fixture
+def reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if no native kernels were there."""
+    monkeypatch.setattr("tailorbird.runtime.weights.available", lambda: False)
+
+
+@pytest.fixture(params=["native", "reference"])
+def kernels(request: pytest.FixtureRequest) -> str:
+    """With the native kernels, and without."""
+    if request.param == "reference":
+        request.getfixturevalue("reference")
+    return str(request.param)
+
+
+@pytest.fixture
 def make_packed(make_model: Any) -> Callable[[str], PackedModel]:
     """A function that gives a family's tiny model, packed."""
 

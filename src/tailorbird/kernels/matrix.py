@@ -49,6 +49,11 @@ class Run:
     row_offsets: Tensor | None = None
 
 
+def fits(group_size: int, cols: int) -> bool:
+    """Whether the kernels can hold rows of this kind: sums within a group must stay within 32 bits."""
+    return group_size <= 32768 and cols <= 2**24
+
+
 class PackedMatrix:
     """A weight of shape (rows, cols) as the native kernels hold it."""
 
@@ -163,7 +168,7 @@ class PackedMatrix:
         """
         if not self.bits:
             raise UsageError("a matrix made from runs has no canonical arrays", hint="keep the runs")
-        out = {name: array if not array.is_meta else torch.zeros_like(array, device="cpu") for name, array in self._shapes.items()}
+        out = {name: torch.zeros_like(a, device="cpu") if a.is_meta else a for name, a in self._shapes.items()}
         for index, (bits, groups, starts) in enumerate(_runs(self.bits, self.group_size)):
             self.native.unpack(index, groups, *_tensors(out, starts, bits))
         return out

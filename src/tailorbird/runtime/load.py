@@ -16,9 +16,11 @@ from tailorbird.artifact.reader import Artifact
 from tailorbird.checkpoint import open_checkpoint
 from tailorbird.errors import ModelError
 from tailorbird.formats import BitPlanes
+from tailorbird.kernels.matrix import Activations
 from tailorbird.plan import Plan
 from tailorbird.runtime.language_model import LanguageModel
 from tailorbird.runtime.modules import pack_module
+from tailorbird.runtime.weights import native
 from tailorbird.tasks.tokenizer import Source as Texts
 
 
@@ -72,13 +74,14 @@ class Packed(Protocol):
         ...
 
 
-def load(source: str | Path | Source, *, dense: bool = False) -> LanguageModel:
+def load(source: str | Path | Source, *, dense: bool = False, activations: Activations = "int8") -> LanguageModel:
     """Load a language model to run it.
 
     Args:
         source: the folder of an artifact, whose weights stay packed in memory; or what `open_checkpoint` takes (a
             folder, a GGUF file, a Hub id, ``demo:NAME``), whose weights become float32; or one of these, opened.
-        dense: unpack an artifact's weights too: more memory, and every token faster.
+        dense: unpack an artifact's weights too: more memory, and torch's own arithmetic.
+        activations: what the native kernels multiply packed weights with: ``int8``, fast, or ``fp32``.
 
     Raises:
         ModelError: the model is unknown or damaged.
@@ -91,18 +94,19 @@ def load(source: str | Path | Source, *, dense: bool = False) -> LanguageModel:
     tables = opened if isinstance(opened, Packed) and not dense else None
     for part in model.parts:
         if tables is not None and part.name in tables.plan.specs:
-            _pack(model.module, part, tables.planes(part.name))
+            _pack(model.module, part, tables.planes(part.name), activations)
         else:
             _fill(model.module, part, _float(model.read(part.tensor)))
     return LanguageModel(model.module, opened)
 
 
-def load_into(module: nn.Module, artifact: str | Path | Tables) -> nn.Module:
+def load_into(module: nn.Module, artifact: str | Path | Tables, *, activations: Activations = "int8") -> nn.Module:
     """Put an artifact's weights into a module of the user's: its linear layers become packed ones, in place.
 
     Args:
         module: a module of the kind the artifact was made from, with any weights.
         artifact: its folder, or opened.
+        activations: as in `load`.
 
     Returns:
         The same module.
@@ -119,7 +123,7 @@ def load_into(module: nn.Module, artifact: str | Path | Tables) -> nn.Module:
         if name not in packed:
             state[name].copy_(tables.read(name))
     for part in tables.plan.parts:
-        _pack(module, part, tables.planes(part.name))
+        _pack(module, part, tables.planes(part.name), activations)
     return module
 
 
@@ -128,9 +132,10 @@ def _open(source: str | Path) -> Source:
     return Artifact.open(folder) if (folder / MANIFEST).is_file() else open_checkpoint(source)
 
 
-def _pack(module: nn.Module, part: Part, planes: BitPlanes) -> None:
+def _pack(module: nn.Module, part: Part, planes: BitPlanes, activations: Activations) -> None:
+    weight = native(planes) or planes
     for name in (part.name, *part.tied):
-        pack_module(module.get_submodule(name), planes)
+        pack_module(module.get_submodule(name), weight, activations)
 
 
 def _fill(module: nn.Module, part: Part, weight: Tensor) -> None:

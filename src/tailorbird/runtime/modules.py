@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from tailorbird.errors import ModelError
 from tailorbird.formats import BitPlanes
+from tailorbird.kernels.matrix import Activations
+from tailorbird.runtime.weights import NativeWeight, native
 
 
 class Valueless(Tensor):
@@ -41,19 +43,24 @@ _FACTS = {getattr(Tensor, name).__get__ for name in _GETTERS} | set(_METHODS)
 
 
 class Packed(nn.Module):
-    """What packed layers share: the arrays of `BitPlanes` as buffers in place of the parameter ``weight``."""
+    """What packed layers share in place of the parameter ``weight``: a weight laid out for the native kernels, or the
+    arrays of `BitPlanes` as buffers."""
 
-    def install(self, planes: BitPlanes) -> None:
-        """Take the weight out and the packed one in; other layers may hold the same arrays."""
+    def install(self, weight: BitPlanes | NativeWeight, activations: Activations) -> None:
+        """Take the weight out and the packed one in; other layers may hold the same."""
         del self._parameters["weight"]
-        self._rows, self._spec = planes.rows, planes.spec
-        self._names = tuple(planes.arrays)
-        for name, array in planes.arrays.items():
-            self.register_buffer(name, array)
+        self._rows, self._spec = weight.rows, weight.spec
+        self.activations = activations
+        self.native = weight if isinstance(weight, NativeWeight) else None
+        self._names: tuple[str, ...] = ()
+        if isinstance(weight, BitPlanes):
+            self._hold(weight)
 
     @property
     def packed(self) -> BitPlanes:
-        """The packed weight."""
+        """The packed weight as it is stored; made anew each time where native kernels hold it."""
+        if self.native is not None:
+            return self.native.planes()
         return BitPlanes(self._rows, self._spec, {name: self.get_buffer(name) for name in self._names})
 
     @property
@@ -61,8 +68,19 @@ class Packed(nn.Module):
         """A stand-in with the weight's shape and dtype and no values: anything that needs values raises."""
         return torch.empty(self._rows, self._spec.cols, device="meta").as_subclass(Valueless)
 
+    def _hold(self, planes: BitPlanes) -> None:
+        self._names = tuple(planes.arrays)
+        for name, array in planes.arrays.items():
+            self.register_buffer(name, array)
+
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
-        """Move the arrays with the module, but never change their dtype: scales are part of the code."""
+        """Move the arrays with the module, but never change their dtype: scales are part of the code.
+
+        The native kernels are for the CPU: a weight that leaves it becomes its arrays again.
+        """
+        if self.native is not None and fn(torch.empty(0)).device.type != "cpu":
+            self._hold(self.native.planes())
+            self.native = None
         before = {name: self._buffers.pop(name) for name in self._names}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, array in before.items():
@@ -71,13 +89,34 @@ class Packed(nn.Module):
             self._buffers[name] = array if array.device == device else array.to(device)
         return self
 
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.native is not None:
+            destination.update({prefix + name: array for name, array in self.packed.arrays.items()})
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        if self.native is not None:
+            names = BitPlanes.plan(self._rows, self._spec).arrays
+            found = {name: state_dict.pop(prefix + name) for name in names if prefix + name in state_dict}
+            if found:
+                self.native = NativeWeight(BitPlanes.from_arrays(self._rows, self._spec, found))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
 
 class PackedLinear(Packed, nn.Linear):  # type: ignore[override]
     """A linear layer over a packed weight; the bias, if any, stays as it is."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., columns) to (..., rows); weights are unpacked a few rows at a time."""
-        out = self.packed.matmul(x)
+        """(..., columns) to (..., rows).
+
+        The native kernels have no gradients; where one is wanted, and without them, the reference unpacks the weights
+        a few rows at a time.
+        """
+        wants_gradient = x.requires_grad and torch.is_grad_enabled()
+        if self.native is None or wants_gradient:
+            out = self.packed.matmul(x)
+        else:
+            out = self.native.matmul(x, self.activations)
         return out if self.bias is None else out + self.bias
 
 
@@ -86,11 +125,16 @@ class PackedEmbedding(Packed, nn.Embedding):  # type: ignore[override]
 
     def forward(self, ids: Tensor) -> Tensor:
         """Token ids of any shape to (\\*ids.shape, columns)."""
-        return self.packed.gather(ids)
+        return self.packed.gather(ids) if self.native is None else self.native.gather(ids)
 
 
-def pack_module(layer: nn.Module, planes: BitPlanes) -> None:
+def pack_module(layer: nn.Module, weight: BitPlanes | NativeWeight, activations: Activations = "int8") -> None:
     """Turn a linear layer or an embedding into a packed one, in place.
+
+    Args:
+        layer: a linear layer or an embedding.
+        weight: laid out for the native kernels here where there are any; several layers share one `NativeWeight`.
+        activations: ``int8`` or ``fp32``, for a linear layer with native kernels; see `PackedMatrix.matmul`.
 
     Raises:
         ModelError: a layer of another kind, or of another shape than the packed weight.
@@ -100,13 +144,16 @@ def pack_module(layer: nn.Module, planes: BitPlanes) -> None:
         raise ModelError(
             f"a {type(layer).__name__} can't hold a packed weight", hint="is this the artifact of this model?"
         )
-    if tuple(layer.weight.shape) != planes.shape:
+    shape = (weight.rows, weight.spec.cols)
+    if tuple(layer.weight.shape) != shape:
         raise ModelError(
-            f"the layer's weight is {tuple(layer.weight.shape)}, the packed one {planes.shape}",
+            f"the layer's weight is {tuple(layer.weight.shape)}, the packed one {shape}",
             hint="is this the artifact of this model?",
         )
+    if isinstance(weight, BitPlanes):
+        weight = native(weight) or weight
     layer.__class__ = _packed_class(type(layer), base)  # type: ignore[assignment]
-    base.install(layer, planes)  # type: ignore[arg-type]
+    base.install(layer, weight, activations)  # type: ignore[arg-type]
 
 
 _CLASSES: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: PackedLinear, nn.Embedding: PackedEmbedding}
@@ -114,11 +161,18 @@ _CLASSES: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: PackedLinear, nn.
 
 def held_bytes(module: nn.Module) -> int:
     """Bytes of all weights a module holds, packed or not; those that several layers share once."""
-    return sum({_place(t): t.numel() * t.element_size() for t in _tensors(module)}.values())
+    tensors = {_place(t): t.numel() * t.element_size() for t in _tensors(module)}
+    layouts = {id(w): w.nbytes for m in module.modules() if isinstance(m, Packed) and (w := m.native) is not None}
+    return sum(tensors.values()) + sum(layouts.values())
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    return (t for t in module.state_dict(keep_vars=True).values() if isinstance(t, Tensor) and not t.is_meta)
+    # Not state_dict(): that would give the stored form of what the native kernels hold.
+    for part in module.modules():
+        kept = {name: t for name, t in part._buffers.items() if name not in part._non_persistent_buffers_set}
+        for tensor in (*part._parameters.values(), *kept.values()):
+            if tensor is not None and not tensor.is_meta:
+                yield tensor
 
 
 def _place(tensor: Tensor) -> tuple[int, int]:

@@ -212,9 +212,8 @@ Activations mode_of(const std::string& name) {
 NB_MODULE(_native, m) {
   using namespace tailorbird;
   nb::class_<PackedRun>(m, "Run", "One bit-width over some groups of columns; its arrays are kept alive.")
-      .def_static("make", &make_run, "rows"_a, "group_size"_a, "bits"_a, "groups"_a, "scale_index"_a, "scale_count"_a,
-                  "planes"_a, "planes_start"_a, "scales"_a, "row_scales"_a.none(), "zeros"_a.none(), "zeros_bit"_a,
-                  "zero_width"_a, "offsets"_a.none(), "row_offsets"_a.none());
+      .def_static("make", &make_run, "rows"_a, "group_size"_a, "bits"_a, "groups"_a, "scale_index"_a, "scale_count"_a, "planes"_a.noconvert(), "planes_start"_a, "scales"_a.noconvert(), "row_scales"_a.none().noconvert(), "zeros"_a.none().noconvert(), "zeros_bit"_a,
+                  "zero_width"_a, "offsets"_a.none().noconvert(), "row_offsets"_a.none().noconvert());
   nb::class_<Matrix>(m, "Matrix", "A packed weight in the layout of the kernels; see kernels.h.")
       .def(
           "__init__",
@@ -232,10 +231,10 @@ NB_MODULE(_native, m) {
       .def_prop_ro("rows", &Matrix::rows)
       .def_prop_ro("cols", &Matrix::cols)
       .def_prop_ro("nbytes", &Matrix::nbytes)
-      .def("matmul", &multiply_python, "x"_a, "out"_a, "activations"_a)
-      .def("gather", &gather_python, "ids"_a, "out"_a)
-      .def("unpack", &unpack_python, "run"_a, "scale_index"_a, "planes"_a, "planes_start"_a, "scales"_a,
-           "row_scales"_a.none(), "zeros"_a.none(), "zeros_bit"_a, "zero_width"_a, "offsets"_a.none(), "row_offsets"_a.none());
+      .def("matmul", &multiply_python, "x"_a.noconvert(), "out"_a.noconvert(), "activations"_a)
+      .def("gather", &gather_python, "ids"_a.noconvert(), "out"_a.noconvert())
+      .def("unpack", &unpack_python, "run"_a, "scale_index"_a, "planes"_a.noconvert(), "planes_start"_a, "scales"_a.noconvert(),
+           "row_scales"_a.none().noconvert(), "zeros"_a.none().noconvert(), "zeros_bit"_a, "zero_width"_a, "offsets"_a.none().noconvert(), "row_offsets"_a.none().noconvert());
   m.def("variants", [] {
     std::vector<std::string> names;
     for (const char* name : variants()) names.push_back(name);

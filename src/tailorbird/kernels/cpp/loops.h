@@ -258,6 +258,30 @@ struct Loops {
     return table[bits - 1];
   }
 
+  // The integer sums of one group. All indices are constants once unrolled, so the sums stay in registers.
+  template <int T, int M, int B>
+  static inline void sums_of(size_t steps, const uint8_t* codes, size_t codes_stride, const int8_t* x, size_t stride,
+                             int32_t (*out)[T][kLane]) {
+    I t[M][T];
+#pragma GCC unroll 12
+    for (int i = 0; i < M; ++i)
+#pragma GCC unroll 2
+      for (int j = 0; j < T; ++j) t[i][j] = V::izero();
+    for (size_t s = 0; s < steps; ++s, codes += 64, x += kColumns) {
+      Codes w[T];
+#pragma GCC unroll 2
+      for (int j = 0; j < T; ++j) w[j] = V::load_codes(codes + j * codes_stride);
+#pragma GCC unroll 12
+      for (int i = 0; i < M; ++i)
+#pragma GCC unroll 2
+        for (int j = 0; j < T; ++j) t[i][j] = V::template dot<B>(t[i][j], w[j], x + i * stride);
+    }
+#pragma GCC unroll 12
+    for (int i = 0; i < M; ++i)
+#pragma GCC unroll 2
+      for (int j = 0; j < T; ++j) V::store_int(out[i][j], t[i][j]);
+  }
+
   // M rows times the same groups of T tiles. Float sums stand at sums[((i * T) + t) * 2 * kLane].
   template <int T, int M, int B>
   static void block(const Layout& m, const Run& run, size_t first, size_t count, const uint8_t* const* heads,
@@ -267,23 +291,15 @@ struct Loops {
       const size_t g = run.groups[first + k];
       const int8_t* rows = x.int8.codes + g * width;
       const uint8_t* c = codes + k * m.steps * 64;
-      I t[T][M];
-      for (int j = 0; j < T; ++j)
-        for (int i = 0; i < M; ++i) t[j][i] = V::izero();
-      for (size_t s = 0; s < m.steps; ++s, c += 64, rows += kColumns) {
-        Codes w[T];
-        for (int j = 0; j < T; ++j) w[j] = V::load_codes(c + j * codes_stride);
-#pragma GCC unroll 12
-        for (int i = 0; i < M; ++i)
-#pragma GCC unroll 2
-          for (int j = 0; j < T; ++j) t[j][i] = V::template dot<B>(t[j][i], w[j], rows + i * x.stride);
-      }
+      alignas(64) int32_t found[M][T][kLane];
+      sums_of<T, M, B>(m.steps, c, codes_stride, rows, x.stride, found);
       for (int j = 0; j < T; ++j) {
         const Header h = header(run, heads[j] + k * bytes);
         for (int i = 0; i < M; ++i) {
           float* at = sums + (i * T + j) * 2 * kLane;
           F sum = V::load(at), low = V::load(at + kLane);
-          finish(run, h, t[j][i], x.int8.scales[i * x.groups + g], x.int8.sums[i * x.groups + g], sum, low);
+          finish(run, h, V::load_int(found[i][j]), x.int8.scales[i * x.groups + g], x.int8.sums[i * x.groups + g], sum,
+                 low);
           V::store(at, sum);
           V::store(at + kLane, low);
         }

@@ -38,6 +38,13 @@ struct Avx2 {
             _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 16)))};
   }
   static inline F load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+  static inline I load_int(const int32_t* p) {
+    return {_mm256_load_si256((const __m256i*)p), _mm256_load_si256((const __m256i*)(p + 8))};
+  }
+  static inline void store_int(int32_t* p, I x) {
+    _mm256_store_si256((__m256i*)p, x.a);
+    _mm256_store_si256((__m256i*)(p + 8), x.b);
+  }
   static inline void store(float* p, F x) {
     _mm256_storeu_ps(p, x.a);
     _mm256_storeu_ps(p + 8, x.b);

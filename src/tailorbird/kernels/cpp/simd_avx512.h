@@ -29,6 +29,8 @@ struct Avx512 {
   static inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }
   static inline F load_f16(const uint8_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
   static inline F load(const float* p) { return _mm512_loadu_ps(p); }
+  static inline I load_int(const int32_t* p) { return _mm512_load_si512(p); }
+  static inline void store_int(int32_t* p, I a) { _mm512_store_si512(p, a); }
   static inline void store(float* p, F a) { _mm512_storeu_ps(p, a); }
 
   // Byte 7 - i of qword q is byte q * B + i: plane i of 8 codes, where the affine product wants row 7 - i.

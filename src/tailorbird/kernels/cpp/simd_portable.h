@@ -34,6 +34,8 @@ struct Portable {
   static inline F mul(const F& a, const F& b) { return make<F>([&](int i) { return a.v[i] * b.v[i]; }); }
   static inline F load_f16(const uint8_t* p) { return make<F>([=](int i) { return load_half(p + 2 * i); }); }
   static inline F load(const float* p) { return make<F>([=](int i) { return p[i]; }); }
+  static inline I load_int(const int32_t* p) { return make<I>([=](int i) { return p[i]; }); }
+  static inline void store_int(int32_t* p, const I& a) { std::memcpy(p, a.v, sizeof a.v); }
   static inline void store(float* p, const F& a) { std::memcpy(p, a.v, sizeof a.v); }
 
   // Codes of a step from its 8 * B bytes.
