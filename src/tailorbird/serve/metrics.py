@@ -87,8 +87,15 @@ class Metrics:
 
     def text(self) -> str:
         """Everything, as Prometheus reads it."""
-        every = (self.requests, self.tokens, self.cancelled, self.token_seconds, self.first_token_seconds)
-        return "\n".join(line for metric in (*every, *self.gauges) for line in metric.lines()) + "\n"
+        every: tuple[Counter | Histogram | Gauge, ...] = (
+            self.requests,
+            self.tokens,
+            self.cancelled,
+            self.token_seconds,
+            self.first_token_seconds,
+            *self.gauges,
+        )
+        return "\n".join(line for metric in every for line in metric.lines()) + "\n"
 
 
 def _head(name: str, text: str, kind: str) -> Iterator[str]:

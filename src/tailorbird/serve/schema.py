@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import secrets
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
 from tailorbird.runtime.completion import Sampling
-
-# What OpenAI's completions give without a limit.
-_DEFAULT_TOKENS = 16
 
 
 def _only(*allowed: Any) -> AfterValidator:
@@ -28,6 +25,22 @@ class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
+def _unicode(text: str) -> str:
+    """JSON can hold half a surrogate, which no tokenizer takes."""
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError("is not Unicode")
+    return text
+
+
+def _prompt(value: Any) -> str | list[int]:
+    match value:
+        case str(text) | [str(text)]:
+            return _unicode(text)
+        case [_, *_] if all(type(token) is int and 0 <= token < 2**31 for token in value):
+            return list(value)
+    raise ValueError("must be one text, or the token ids of one")
+
+
 class StreamOptions(_Strict):
     """What a stream carries besides the text."""
 
@@ -35,11 +48,17 @@ class StreamOptions(_Strict):
     include_obfuscation: Annotated[Any, _only(False)] = None
 
 
-Text = Annotated[str, Field(min_length=1, max_length=1024)]
+Text = Annotated[str, AfterValidator(_unicode)]
 
 
 class Request(_Strict):
-    """What both kinds of request share; names and defaults are OpenAI's, `top_k` and `min_p` are added."""
+    """What both kinds of request share; names and defaults are OpenAI's, `top_k` and `min_p` are added.
+
+    Attributes:
+        usual_tokens: most tokens of an answer where the request says nothing; None for as many as the server gives.
+    """
+
+    usual_tokens: ClassVar[int | None] = None
 
     model: Annotated[str, Field(max_length=1024)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -48,7 +67,11 @@ class Request(_Strict):
     top_k: Annotated[int, Field(ge=-1, le=2**31)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Text | Annotated[list[Text], Field(max_length=16)] | None = None
+    stop: Annotated[
+        list[Annotated[Text, Field(min_length=1, max_length=1024)]] | None,
+        BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+        Field(max_length=16),
+    ] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -71,7 +94,6 @@ class Request(_Strict):
 
     def sampling(self, tokens: int, stop: tuple[str, ...] = ()) -> Sampling:
         """How the answer is drawn, of at most `tokens` tokens and ending at `stop` too."""
-        given = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return Sampling(
             max_new_tokens=tokens,
             temperature=1.0 if self.temperature is None else self.temperature,
@@ -79,41 +101,38 @@ class Request(_Strict):
             top_p=self.top_p,
             min_p=self.min_p,
             seed=secrets.randbits(63) if self.seed is None else self.seed,
-            stop=(*given, *stop),
+            stop=(*(self.stop or ()), *stop),
         )
-
-
-Token = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class CompletionRequest(Request):
     """A text, or its token ids, to continue."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)] | Annotated[list[Token], Field(min_length=1)]
+    usual_tokens = 16
+
+    prompt: Annotated[str | list[int], PlainValidator(_prompt)]
 
     best_of: Annotated[Any, _only(1)] = None
     echo: Annotated[Any, _only(False)] = None
     logprobs: Annotated[Any, _only()] = None
     suffix: Annotated[Any, _only("")] = None
 
-    @property
-    def asked_tokens(self) -> int:
-        """Most tokens of the answer."""
-        return _DEFAULT_TOKENS if self.max_tokens is None else self.max_tokens
-
 
 class TextPart(_Strict):
     """A piece of a message."""
 
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class ChatMessage(_Strict):
     """One message."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: Annotated[
+        list[TextPart],
+        BeforeValidator(lambda value: [{"type": "text", "text": value}] if isinstance(value, str) else value),
+    ]
 
     name: Any = None
     refusal: Annotated[Any, _only()] = None
@@ -124,7 +143,7 @@ class ChatMessage(_Strict):
 
     def plain(self) -> dict[str, str]:
         """As chat templates take it."""
-        text = self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
+        text = "\n".join(part.text for part in self.content)
         return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
 

@@ -69,7 +69,8 @@ class Service:
         Raises:
             Refused: it can't be continued, or not now.
         """
-        return self._submit(request, lambda: self._ids(request.prompt))
+        prompt, read = request.prompt, self.model.tokenizer.prompt
+        return self._submit(request, lambda: read(prompt) if isinstance(prompt, str) else prompt)
 
     def _submit(self, request: Request, ids: Callable[[], list[int]], stop: tuple[str, ...] = ()) -> Job:
         self.check_name(request.model)
@@ -78,15 +79,8 @@ class Service:
             raise Refused(
                 400, f"{tokens} tokens are more than the {most} this server gives", param="max_tokens", code="too_long"
             )
-        sampling = request.sampling(most if tokens is None else tokens, stop)
+        sampling = request.sampling(tokens or min(most, request.usual_tokens or most), stop)
         return self.engine.submit(lambda: self.model.complete(self._checked(ids()), sampling))
-
-    def _ids(self, prompt: str | list[str] | list[int]) -> list[int]:
-        """Token ids of a prompt; those that are given already are taken as they are."""
-        if isinstance(prompt, str):
-            return self.model.tokenizer.prompt(prompt)
-        texts = [text for text in prompt if isinstance(text, str)]
-        return self.model.tokenizer.prompt(texts[0]) if texts else [id for id in prompt if isinstance(id, int)]
 
     def _checked(self, ids: list[int]) -> list[int]:
         limit, words = self.settings.prompt_tokens, len(self.model.tokenizer)
