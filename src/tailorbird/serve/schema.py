@@ -68,9 +68,8 @@ class Request(_Strict):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Annotated[
-        list[Annotated[Text, Field(min_length=1, max_length=1024)]] | None,
+        Annotated[list[Annotated[Text, Field(min_length=1, max_length=1024)]], Field(max_length=16)] | None,
         BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
-        Field(max_length=16),
     ] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
