@@ -27,8 +27,10 @@ class _Strict(BaseModel):
 
 def _unicode(text: str) -> str:
     """JSON can hold half a surrogate, which no tokenizer takes."""
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise ValueError("is not Unicode")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("is not Unicode") from None
     return text
 
 
