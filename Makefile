@@ -18,7 +18,7 @@ LINTED := src tests scripts $(wildcard benchmarks examples)
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
-setup: $(VENV)/.stamp-setup ## create .venv and install the package with its demo and dev extras
+setup: $(VENV)/.stamp-setup ## create .venv and install the package with its demo, serve and dev extras
 
 demo: setup ## compress, verify and evaluate the demo model; ends with a table and a report
 	$(VENV)/bin/tailorbird demo
@@ -63,7 +63,7 @@ $(VENV)/.stamp-venv:
 	@touch $@
 
 $(VENV)/.stamp-setup: pyproject.toml $(CONSTRAINTS) $(KERNELS) | $(VENV)/.stamp-venv
-	$(PIP) install --quiet -c $(CONSTRAINTS) -e '.[demo,dev]'
+	$(PIP) install --quiet -c $(CONSTRAINTS) -e '.[demo,serve,dev]'
 	@touch $@
 
 $(VENV)/.stamp-eval $(VENV)/.stamp-docs: $(VENV)/.stamp-%: pyproject.toml $(CONSTRAINTS) | $(VENV)/.stamp-venv

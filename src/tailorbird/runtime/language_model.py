@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -10,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from tailorbird.errors import UsageError, require
+from tailorbird.runtime.completion import Completion, Sampling
 from tailorbird.runtime.modules import held_bytes
-from tailorbird.runtime.sampling import choose
-from tailorbird.runtime.stream import StopText, TextStream
 from tailorbird.tasks.tokenizer import Source, Tokenizer
 
 
@@ -74,6 +74,7 @@ class LanguageModel:
         temperature: float = 0.0,
         top_k: int | None = None,
         top_p: float | None = None,
+        min_p: float | None = None,
         seed: int = 0,
         stop: Sequence[str] = (),
     ) -> Iterator[str]:
@@ -85,35 +86,28 @@ class LanguageModel:
             temperature: 0 always takes the most likely token; above, tokens are drawn.
             top_k: draw only from the k most likely tokens.
             top_p: draw only from the fewest tokens whose probabilities reach p.
+            min_p: draw only from tokens at least p times as likely as the most likely one.
             seed: of the draw; the same seed gives the same text.
             stop: texts at which to end; they are not given out.
 
         Raises:
             UsageError: settings that can't be, an empty prompt for a model without a start token, or a prompt too long.
         """
-        _check_sampling(max_new_tokens, temperature, top_k, top_p)
-        ids = self.tokenizer.prompt(prompt)
+        sampling = Sampling(max_new_tokens, temperature, top_k, top_p, min_p, seed, stop)
+        return (piece for piece in self.complete(self.tokenizer.prompt(prompt), sampling) if piece)
+
+    def complete(self, ids: Sequence[int], sampling: Sampling) -> Completion:
+        """Continue token ids, which stand for a whole prompt, and keep count.
+
+        Raises:
+            UsageError: nothing to continue, or more than the model can look at.
+        """
         if not ids:
             raise UsageError("the prompt is empty, and this model has no start token", hint="give a prompt")
         self._check_length(len(ids) + 1)
-        generator = torch.Generator().manual_seed(seed)
-        room = max_new_tokens if self.max_length is None else min(max_new_tokens, self.max_length - len(ids))
-        logits = self._steps(ids)
-        tokens = (choose(next(logits), generator, temperature, top_k, top_p) for _ in range(room))
-        return self._pieces(tokens, logits, ids, stop)
-
-    def _pieces(self, tokens: Iterator[int], logits: _Steps, ids: Sequence[int], stop: Sequence[str]) -> Iterator[str]:
-        text, limit = TextStream(self.tokenizer, ids), StopText(stop)
-        for token in tokens:
-            if token in self.tokenizer.eos:
-                break
-            logits.feed(token)
-            if piece := limit.push(text.push(token)):
-                yield piece
-            if limit.done:
-                return
-        if rest := limit.push(text.finish()) + limit.finish():
-            yield rest
+        if self.max_length is not None and self.max_length - len(ids) < sampling.max_new_tokens:
+            sampling = replace(sampling, max_new_tokens=self.max_length - len(ids))
+        return Completion(self._steps(ids), self.tokenizer, ids, sampling)
 
     def _steps(self, ids: Sequence[int]) -> _Steps:
         return _Steps(self.module, ids)
@@ -143,15 +137,3 @@ class _Steps(Iterator[Tensor]):
         self.waiting = []
         out = self.module(input_ids=ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
         return torch.as_tensor(out.logits)[0, -1].float()
-
-
-def _check_sampling(max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None) -> None:
-    wrong = {
-        f"max_new_tokens is {max_new_tokens}": max_new_tokens < 0,
-        f"temperature is {temperature}": not 0 <= temperature < float("inf"),
-        f"top_k is {top_k}": top_k is not None and top_k < 1,
-        f"top_p is {top_p}": top_p is not None and not 0 < top_p <= 1,
-    }
-    for text, bad in wrong.items():
-        if bad:
-            raise UsageError(text, hint="temperature 0 or more, top_k 1 or more, top_p above 0 and at most 1")
