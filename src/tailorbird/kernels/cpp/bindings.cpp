@@ -248,6 +248,10 @@ NB_MODULE(_native, m) {
   });
   m.def("variant", [] { return std::string(variant()); });
   m.def("use_variant", &set_variant, "name"_a);
+  m.def("read_bandwidth", [](size_t bytes, double seconds) {
+    nb::gil_scoped_release free;
+    return read_bandwidth(bytes, seconds);
+  }, "bytes"_a, "seconds"_a);
   m.def("set_threads", [](size_t n) {
     nb::gil_scoped_release free;
     Pool::set_threads(n);
