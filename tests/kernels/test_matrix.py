@@ -178,6 +178,18 @@ def test_misaligned_memory_is_refused(extension: Any, packed: Any) -> None:
         matrix.matmul(misaligned)
 
 
+def test_stored_arrays_may_stand_anywhere(extension: Any, packed: Any) -> None:
+    """Some loaders map files: halves at odd addresses, rows of a larger array."""
+    planes, _ = packed(20, PlaneSpec.uniform(2, 32, 8, scale="fp16"), 1)
+    arrays = dict(planes.arrays)
+    raw = bytearray(b"?" + arrays["scales"].numpy().tobytes())
+    arrays["scales"] = torch.frombuffer(raw, dtype=torch.float16, offset=1).view(20, 4)
+    arrays["planes"] = torch.cat([arrays["planes"], arrays["planes"]], dim=1)[:, :8]
+    assert arrays["scales"].data_ptr() % 2 and not arrays["planes"].is_contiguous()
+    matrix = PackedMatrix.from_arrays(20, planes.spec.bits, 8, arrays)
+    assert torch.equal(matrix.gather(torch.arange(20)), planes.dequantize())
+
+
 def test_bad_arguments(extension: Any, packed: Any) -> None:
     matrix = laid_out(packed(20, PlaneSpec.uniform(2, 32, 8), 1)[0])
     bad_x = (normal(2, 31), normal(2, 33), torch.ones(2, 32, dtype=torch.int64), torch.tensor(1.0))

@@ -74,6 +74,7 @@ class PackedMatrix:
             UsageError: arrays of other shapes or dtypes, or a weight the kernels can't hold (see `fits`).
             TailorbirdError: there are no native kernels.
         """
+        arrays = {name: array.contiguous() for name, array in arrays.items()}
         order = arrays.get("column_order")
         with _clear():
             runs = [

@@ -11,7 +11,7 @@ import warnings
 from functools import lru_cache
 from types import ModuleType
 
-from tailorbird.errors import UsageError
+from tailorbird.errors import TailorbirdError, UsageError
 
 VARIABLE = "TAILORBIRD_KERNELS"
 REFERENCE = "reference"
@@ -83,3 +83,19 @@ def set_threads(threads: int) -> None:
     module = extension()
     if module is not None:
         module.set_threads(threads)
+
+
+def read_bandwidth(size: int = 1 << 28, seconds: float = 0.5) -> float:
+    """Bytes a second that the kernels' threads read from memory: the wall a product of one row runs into.
+
+    Args:
+        size: bytes to read over and over; more than the caches hold.
+        seconds: how long to measure; the best pass counts.
+
+    Raises:
+        TailorbirdError: there are no native kernels to measure with.
+    """
+    module = extension()
+    if module is None:
+        raise TailorbirdError("there are no native kernels to measure with", hint="see the documentation on kernels")
+    return float(module.read_bandwidth(size, seconds))

@@ -7,15 +7,17 @@ packed weights takes. `native_decoder` reads from the module what its layers con
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tailorbird.kernels.matrix import Activations
 from tailorbird.kernels.native import extension
+from tailorbird.runtime.weights import NativeWeight
 
 _PLUS_ONE = {"gemma", "gemma2", "gemma3_text"}
 _KINDS = {"llama", "mistral", "qwen2", "qwen3", "phi3"} | _PLUS_ONE
@@ -26,7 +28,7 @@ _FIXED_ROPES = {"default", "linear", "llama3", "yarn", "proportional"}
 PREFILL = 256
 """Tokens of a prompt that go through the model together: as many as keep scratch small and arithmetic busy."""
 
-MatrixOf = Callable[[nn.Module], Any]
+Cached = Literal["bf16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class Settings:
         cache: ``bf16`` or ``int8`` keys and values; 8-bit ones have a scale a position and head.
     """
 
-    activations: str = "int8"
-    cache: str = "bf16"
+    activations: Activations = "int8"
+    cache: Cached = "bf16"
 
 
 class NativeDecoder:
@@ -48,14 +50,14 @@ class NativeDecoder:
     def __init__(self, decoder: Any, vocabulary: int, settings: Settings) -> None:
         self.decoder, self.vocabulary, self.settings = decoder, vocabulary, settings
 
-    def start(self, capacity: int) -> Sequence_:
+    def start(self, capacity: int) -> Text:
         """Room for a sequence of so many tokens."""
         cache = _module().Cache(self.decoder, capacity, self.settings.cache == "int8")
-        return Sequence_(self, cache)
+        return Text(self, cache)
 
 
-class Sequence_:
-    """One text: its keys and values, and how many tokens it has."""
+class Text:
+    """One text in the making: its keys and values, and how many tokens it has."""
 
     def __init__(self, owner: NativeDecoder, cache: Any) -> None:
         self.owner, self.cache, self.length = owner, cache, 0
@@ -74,12 +76,27 @@ class Sequence_:
         return torch.from_numpy(np.concatenate(kept) if len(kept) > 1 else kept[0])
 
 
-def native_decoder(module: nn.Module, matrix_of: MatrixOf, settings: Settings) -> NativeDecoder | None:
+class NativeSteps:
+    """Logits of the next token, one step at a time."""
+
+    def __init__(self, text: Text, ids: Sequence[int]) -> None:
+        self.text, self.waiting = text, list(ids)
+
+    def feed(self, token: int) -> None:
+        """The token that was chosen."""
+        self.waiting.append(token)
+
+    def __next__(self) -> Tensor:
+        """float32 (vocabulary,)."""
+        ids, self.waiting = self.waiting, []
+        return self.text.push(ids)[0]
+
+
+def native_decoder(module: nn.Module, settings: Settings) -> NativeDecoder | None:
     """The native form of a causal language model; None where it has something that the native one has not.
 
     Args:
         module: as transformers builds it, with packed layers.
-        matrix_of: the native matrix of a packed layer; None for a layer that is not packed.
         settings: how to compute.
     """
     config: Any = module.config
@@ -88,10 +105,10 @@ def native_decoder(module: nn.Module, matrix_of: MatrixOf, settings: Settings) -
         return None
     ropes = _ropes(inner)
     packed = [layer for layer in module.modules() if isinstance(layer, nn.Linear | nn.Embedding)]
-    if ropes is None or any(matrix_of(layer) is None for layer in packed):
+    if ropes is None or any(_matrix(layer) is None for layer in packed):
         return None
-    build = _Builder(config, matrix_of, list(ropes))
-    embedding = matrix_of(inner.embed_tokens)
+    build = _Builder(config, list(ropes))
+    embedding = _matrix(inner.embed_tokens)
     decoder = _module().Decoder(
         epsilon=config.rms_norm_eps,
         embedding_scale=float(getattr(inner.embed_tokens, "scalar_embed_scale", 1.0)),
@@ -108,8 +125,8 @@ def native_decoder(module: nn.Module, matrix_of: MatrixOf, settings: Settings) -
 class _Builder:
     """Reads layers of a module."""
 
-    def __init__(self, config: Any, matrix_of: MatrixOf, ropes: list[str]) -> None:
-        self.config, self.matrix_of, self.ropes = config, matrix_of, ropes
+    def __init__(self, config: Any, ropes: list[str]) -> None:
+        self.config, self.ropes = config, ropes
 
     def layer(self, layer: Any) -> Any:
         attention, mlp, sandwich = layer.self_attn, layer.mlp, hasattr(layer, "pre_feedforward_layernorm")
@@ -140,7 +157,7 @@ class _Builder:
         return [self.linear(getattr(owner, name)) for name in names]
 
     def linear(self, layer: Any) -> Any:
-        return _module().Linear(self.matrix_of(layer), None if layer.bias is None else _numbers(layer.bias))
+        return _module().Linear(_matrix(layer), None if layer.bias is None else _numbers(layer.bias))
 
     def norm(self, norm: Any) -> Any:
         if norm is None:
@@ -166,6 +183,12 @@ def _ropes(inner: Any) -> dict[str, Any] | None:
         frequency = getattr(rotary, f"{prefix}inv_freq")
         found[kind] = _module().Rope(_numbers(frequency), float(getattr(rotary, f"{prefix}attention_scaling")))
     return found
+
+
+def _matrix(layer: nn.Module) -> Any:
+    """The native matrix of a packed layer; None for any other."""
+    weight = getattr(layer, "native", None)
+    return weight.matrix.native if isinstance(weight, NativeWeight) else None
 
 
 def _gate(config: Any) -> str | None:

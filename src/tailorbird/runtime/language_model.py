@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from tailorbird.errors import UsageError, require
-from tailorbird.runtime.completion import Completion, Sampling
+from tailorbird.runtime.completion import Completion, Sampling, Steps
+from tailorbird.runtime.decoder import NativeDecoder, NativeSteps, Settings, native_decoder
 from tailorbird.runtime.modules import held_bytes
 from tailorbird.tasks.tokenizer import Source, Tokenizer
 
@@ -22,10 +23,11 @@ class LanguageModel:
     Attributes:
         module: the torch module of the model's family; packed weights stay packed in it.
         config: the content of config.json.
+        settings: how the native decoder computes, where there is one.
     """
 
-    def __init__(self, module: nn.Module, source: Source) -> None:
-        self.module, self.source = module, source
+    def __init__(self, module: nn.Module, source: Source, settings: Settings | None = None) -> None:
+        self.module, self.source, self.settings = module, source, settings or Settings()
         self.config: Mapping[str, Any] = source.config
 
     @cached_property
@@ -107,10 +109,17 @@ class LanguageModel:
         self._check_length(len(ids) + 1)
         if self.max_length is not None and self.max_length - len(ids) < sampling.max_new_tokens:
             sampling = replace(sampling, max_new_tokens=self.max_length - len(ids))
-        return Completion(self._steps(ids), self.tokenizer, ids, sampling)
+        return Completion(self._steps(ids, sampling.max_new_tokens), self.tokenizer, ids, sampling)
 
-    def _steps(self, ids: Sequence[int]) -> _Steps:
-        return _Steps(self.module, ids)
+    @cached_property
+    def decoder(self) -> NativeDecoder | None:
+        """The native form of the model; None where there are no native kernels, or it has something they have not."""
+        return native_decoder(self.module, self.settings)
+
+    def _steps(self, ids: Sequence[int], room: int) -> Steps:
+        if self.decoder is None:
+            return _Steps(self.module, ids)
+        return NativeSteps(self.decoder.start(len(ids) + room), ids)
 
     def _check_length(self, length: int) -> None:
         if self.max_length is not None and length > self.max_length:

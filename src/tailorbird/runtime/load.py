@@ -18,6 +18,7 @@ from tailorbird.errors import ModelError
 from tailorbird.formats import BitPlanes
 from tailorbird.kernels.matrix import Activations
 from tailorbird.plan import Plan
+from tailorbird.runtime.decoder import Cached, Settings
 from tailorbird.runtime.language_model import LanguageModel
 from tailorbird.runtime.modules import pack_module
 from tailorbird.runtime.weights import native
@@ -74,7 +75,9 @@ class Packed(Protocol):
         ...
 
 
-def load(source: str | Path | Source, *, dense: bool = False, activations: Activations = "int8") -> LanguageModel:
+def load(
+    source: str | Path | Source, *, dense: bool = False, activations: Activations = "int8", cache: Cached = "bf16"
+) -> LanguageModel:
     """Load a language model to run it.
 
     Args:
@@ -82,6 +85,7 @@ def load(source: str | Path | Source, *, dense: bool = False, activations: Activ
             folder, a GGUF file, a Hub id, ``demo:NAME``), whose weights become float32; or one of these, opened.
         dense: unpack an artifact's weights too: more memory, and torch's own arithmetic.
         activations: what the native kernels multiply packed weights with: ``int8``, fast, or ``fp32``.
+        cache: how the native decoder keeps keys and values: ``bf16`` or ``int8``.
 
     Raises:
         ModelError: the model is unknown or damaged.
@@ -97,7 +101,7 @@ def load(source: str | Path | Source, *, dense: bool = False, activations: Activ
             _pack(model.module, part, tables.planes(part.name), activations)
         else:
             _fill(model.module, part, _float(model.read(part.tensor)))
-    return LanguageModel(model.module, opened)
+    return LanguageModel(model.module, opened, Settings(activations, cache))
 
 
 def load_into(module: nn.Module, artifact: str | Path | Tables, *, activations: Activations = "int8") -> nn.Module:

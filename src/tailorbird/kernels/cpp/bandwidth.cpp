@@ -1,64 +1,62 @@
-#include "bandwidth.h"
-
-#include <sys/mman.h>
-
+// What the memory gives: the wall that a product of one row runs into.
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <new>
-#include <vector>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
+#include "kernels.h"
 #include "pool.h"
-#include "simd.h"
 
 namespace tailorbird {
-
 namespace {
 
-constexpr size_t kPiece = size_t{1} << 20;
 constexpr size_t kPage = size_t{2} << 20;
 
-// The sum is of no use to anybody, but makes sure that all is read.
-TAILORBIRD_CLONES float read(const float* data, size_t count) {
-  Floats a{}, b{}, c{}, d{};
-  for (size_t i = 0; i + 4 * kLanes <= count; i += 4 * kLanes) {
-    __builtin_prefetch(data + i + 1024);
-    a += load(data + i);
-    b += load(data + i + kLanes);
-    c += load(data + i + 2 * kLanes);
-    d += load(data + i + 3 * kLanes);
+// Sums all words, as far ahead of itself as the kernels are.
+uint64_t sum_words(const uint8_t* p, const uint8_t* end) {
+  uint64_t sums[16] = {};
+  for (; p < end; p += 128) {
+    __builtin_prefetch(p + 4096);
+    __builtin_prefetch(p + 4160);
+    uint64_t words[16];
+    std::memcpy(words, p, sizeof words);
+    for (int i = 0; i < 16; ++i) sums[i] += words[i];
   }
-  return sum(a + b + c + d);
+  uint64_t sum = 0;
+  for (uint64_t s : sums) sum += s;
+  return sum;
 }
 
 }  // namespace
 
-double read_bandwidth(size_t bytes, size_t passes) {
-  bytes = std::max(kPage, bytes / kPage * kPage);
-  std::unique_ptr<float, decltype(&std::free)> buffer(static_cast<float*>(std::aligned_alloc(kPage, bytes)), &std::free);
-  if (!buffer) throw std::bad_alloc();
-#if defined(MADV_HUGEPAGE)
-  madvise(buffer.get(), bytes, MADV_HUGEPAGE);
+double read_bandwidth(size_t bytes, double seconds) {
+  using Clock = std::chrono::steady_clock;
+  bytes = std::max(kPage, (bytes + kPage - 1) / kPage * kPage);
+  std::unique_ptr<uint8_t, decltype(&std::free)> data(static_cast<uint8_t*>(std::aligned_alloc(kPage, bytes)),
+                                                      &std::free);
+  if (!data) throw std::bad_alloc();
+#if defined(__linux__)
+  madvise(data.get(), bytes, MADV_HUGEPAGE);
 #endif
-  Pool::Lease pool = Pool::acquire();
-  const size_t count = bytes / sizeof(float), piece = kPiece / sizeof(float);
-  pool->split(count, piece, [&](size_t begin, size_t end, size_t) {
-    std::fill(buffer.get() + begin, buffer.get() + end, 1.0f);
-  });
-  std::vector<float> sums(pool->size());
+  std::memset(data.get(), 1, bytes);
+  auto pool = Pool::acquire();
+  std::atomic<uint64_t> total{0};
   double best = 0;
-  for (size_t pass = 0; pass < passes; ++pass) {
-    const auto start = std::chrono::steady_clock::now();
-    pool->split(count, piece, [&](size_t begin, size_t end, size_t thread) {
-      sums[thread] += read(buffer.get() + begin, end - begin);
+  const auto end = Clock::now() + std::chrono::duration<double>(seconds);
+  do {
+    const auto start = Clock::now();
+    pool->split(bytes / kPage, 1, [&](size_t begin, size_t stop, size_t) {
+      total += sum_words(data.get() + begin * kPage, data.get() + stop * kPage);
     });
-    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    const std::chrono::duration<double> took = Clock::now() - start;
     best = std::max(best, static_cast<double>(bytes) / took.count());
-  }
-  volatile float kept = 0;
-  for (float s : sums) kept = kept + s;
-  return best;
+  } while (Clock::now() < end);
+  return total.load() ? best : 0;
 }
 
 }  // namespace tailorbird

@@ -9,7 +9,6 @@
 #include <stdexcept>
 #include <string>
 
-#include "bandwidth.h"
 #include "bindings.h"
 #include "kernels.h"
 #include "pool.h"
@@ -38,6 +37,12 @@ void expect(const Any& a, const char* name, nb::dlpack::dtype_code code, int bit
   const auto type = a.dtype();
   if (type.code != static_cast<uint8_t>(code) || type.bits != bits || type.lanes != 1)
     refuse(std::string(name) + " is of the wrong dtype");
+}
+
+// The same, for memory that is read number by number; stored arrays are read byte by byte.
+void expect_aligned(const Any& a, const char* name, nb::dlpack::dtype_code code, int bits,
+                    const std::vector<size_t>& shape) {
+  expect(a, name, code, bits, shape);
   if (reinterpret_cast<uintptr_t>(a.data()) % (bits / 8)) refuse(std::string(name) + " is not aligned");
 }
 
@@ -66,7 +71,8 @@ struct PackedRun {
 
 PackedRun make_run(size_t rows, size_t group_size, int bits, std::vector<int32_t> groups,
                    std::vector<int32_t> scale_index, size_t scale_count, Any planes, size_t planes_start, Any scales,
-                   MaybeArray row_scales, MaybeArray zeros, size_t zeros_bit, size_t zero_width, MaybeArray offsets, MaybeArray row_offsets) {
+                   MaybeArray row_scales, MaybeArray zeros, size_t zeros_bit, size_t zero_width, MaybeArray offsets,
+                   MaybeArray row_offsets) {
   if (bits < 1 || bits > 8) refuse("bits must be 1 to 8");
   if (!group_size || group_size > kMaxGroup) refuse("a group has 1 to 32768 columns");
   PackedRun run;
@@ -125,8 +131,8 @@ void multiply_python(const Matrix& m, Any x, Any out, const std::string& activat
   const Activations mode = mode_of(activations);
   if (x.ndim() != 2) refuse("x must be of shape (n, columns)");
   const size_t n = x.shape(0);
-  expect(x, "x", kFloat, 32, {n, m.cols()});
-  expect(out, "out", kFloat, 32, {n, m.rows()});
+  expect_aligned(x, "x", kFloat, 32, {n, m.cols()});
+  expect_aligned(out, "out", kFloat, 32, {n, m.rows()});
   nb::gil_scoped_release free;
   matmul(m, bytes<const float>(x), n, bytes<float>(out), mode);
 }
@@ -134,8 +140,8 @@ void multiply_python(const Matrix& m, Any x, Any out, const std::string& activat
 void gather_python(const Matrix& m, Any ids, Any out) {
   if (ids.ndim() != 1) refuse("ids must be of shape (n,)");
   const size_t n = ids.shape(0);
-  expect(ids, "ids", kInt, 64, {n});
-  expect(out, "out", kFloat, 32, {n, m.cols()});
+  expect_aligned(ids, "ids", kInt, 64, {n});
+  expect_aligned(out, "out", kFloat, 32, {n, m.cols()});
   const int64_t* id = bytes<const int64_t>(ids);
   for (size_t i = 0; i < n; ++i)
     if (id[i] < 0 || static_cast<uint64_t>(id[i]) >= m.rows())
@@ -212,8 +218,10 @@ Activations mode_of(const std::string& name) {
 NB_MODULE(_native, m) {
   using namespace tailorbird;
   nb::class_<PackedRun>(m, "Run", "One bit-width over some groups of columns; its arrays are kept alive.")
-      .def_static("make", &make_run, "rows"_a, "group_size"_a, "bits"_a, "groups"_a, "scale_index"_a, "scale_count"_a, "planes"_a.noconvert(), "planes_start"_a, "scales"_a.noconvert(), "row_scales"_a.none().noconvert(), "zeros"_a.none().noconvert(), "zeros_bit"_a,
-                  "zero_width"_a, "offsets"_a.none().noconvert(), "row_offsets"_a.none().noconvert());
+      .def_static("make", &make_run, "rows"_a, "group_size"_a, "bits"_a, "groups"_a, "scale_index"_a, "scale_count"_a,
+                  "planes"_a.noconvert(), "planes_start"_a, "scales"_a.noconvert(), "row_scales"_a.none().noconvert(),
+                  "zeros"_a.none().noconvert(), "zeros_bit"_a, "zero_width"_a, "offsets"_a.none().noconvert(),
+                  "row_offsets"_a.none().noconvert());
   nb::class_<Matrix>(m, "Matrix", "A packed weight in the layout of the kernels; see kernels.h.")
       .def(
           "__init__",
@@ -242,6 +250,10 @@ NB_MODULE(_native, m) {
   });
   m.def("variant", [] { return std::string(variant()); });
   m.def("use_variant", &set_variant, "name"_a);
+  m.def("read_bandwidth", [](size_t bytes, double seconds) {
+    nb::gil_scoped_release free;
+    return read_bandwidth(bytes, seconds);
+  }, "bytes"_a, "seconds"_a);
   m.def("set_threads", [](size_t n) {
     nb::gil_scoped_release free;
     Pool::set_threads(n);
@@ -250,6 +262,5 @@ NB_MODULE(_native, m) {
     nb::gil_scoped_release free;
     return Pool::threads();
   });
-  m.def("read_bandwidth", &read_bandwidth, "bytes"_a, "passes"_a, nb::call_guard<nb::gil_scoped_release>());
   bind_decoder(m);
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <memory>
 
 #include "bits.h"
 #include "pool.h"
@@ -70,13 +71,10 @@ void arrange(const Layout& m, const float* x, float* to, size_t width) {
   }
 }
 
-// The inputs of whole operations, kept between calls. They belong to a pool: after fork the child starts anew.
-Inputs& kept(const Pool* pool) {
-  static const Pool* owner = nullptr;
-  static Inputs* inputs = nullptr;
-  if (owner != pool) inputs = new Inputs;  // not freed: what a fork left behind may be half-written
-  owner = pool;
-  return *inputs;
+// The inputs of whole operations, kept between calls. They belong to the pool: after fork the child starts anew.
+Inputs& kept(Pool& pool) {
+  if (!pool.kept) pool.kept = std::make_shared<Inputs>();
+  return *static_cast<Inputs*>(pool.kept.get());
 }
 
 // One row of the weight; the definition, in two roundings.
@@ -195,7 +193,7 @@ void multiply(const Matrix& matrix, const Inputs& in, size_t begin, size_t end, 
 void matmul(const Matrix& matrix, const float* x, size_t n, float* out, Activations mode) {
   if (!n) return;
   auto pool = Pool::acquire();
-  Inputs& in = kept(&*pool);
+  Inputs& in = kept(*pool);
   for (size_t row = 0; row < n; row += kBlock) {
     const size_t rows = std::min(kBlock, n - row);
     const float* from = x + row * matrix.cols();

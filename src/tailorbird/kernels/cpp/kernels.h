@@ -113,4 +113,9 @@ std::vector<const char*> variants();
 const char* variant();               // the one in use
 bool use_variant(const char* name);  // false: unknown or not for this processor
 
+// --- The machine ------------------------------------------------------------------------------------------------
+
+// Bytes a second that the pool's threads read from `bytes` of memory in huge pages: the best pass of `seconds`.
+double read_bandwidth(size_t bytes, double seconds);
+
 }  // namespace tailorbird

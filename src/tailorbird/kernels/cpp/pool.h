@@ -34,6 +34,9 @@ class Pool {
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
 
+  // What the holder of the pool wants to find again; it goes with the pool.
+  std::shared_ptr<void> kept;
+
   size_t size() const { return workers_.size() + 1; }
 
   // Call task(context, thread) once in each thread, 0 being the caller. Tasks must not throw.

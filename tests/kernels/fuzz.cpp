@@ -1,0 +1,182 @@
+// Random weights through every entry point of the kernels, to be run under sanitizers: fuzz CASES SEED.
+//
+// Every array has its own allocation of the exact size, so a read or write beside it is seen. Half of the cases hold
+// sane numbers and are compared with a naive product; the others hold random bytes: infinities, what is no number.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <stdexcept>
+#include <string>
+
+#include "bits.h"
+#include "kernels.h"
+#include "pool.h"
+
+using namespace tailorbird;
+
+namespace {
+
+std::mt19937_64 engine;
+
+size_t pick(size_t low, size_t high) { return std::uniform_int_distribution<size_t>(low, high)(engine); }
+
+template <class T>
+std::unique_ptr<T[]> array(size_t count) {
+  return std::make_unique<T[]>(count);
+}
+
+struct Arrays {
+  std::unique_ptr<uint8_t[]> planes, scales, row_scales, zeros, offsets, row_offsets;
+  size_t planes_size = 0, scales_size = 0, zeros_size = 0, rows = 0;
+};
+
+std::unique_ptr<uint8_t[]> bytes(size_t count) {
+  auto out = array<uint8_t>(count);
+  for (size_t i = 0; i < count; ++i) out[i] = static_cast<uint8_t>(engine());
+  return out;
+}
+
+// Halves between 1/8 and 2 in magnitude, or anything.
+std::unique_ptr<uint8_t[]> halves(size_t count, bool sane) {
+  auto out = bytes(2 * count);
+  for (size_t i = 0; sane && i < count; ++i) {
+    const auto half = static_cast<uint16_t>((12 + engine() % 4) << 10 | engine() % 1024);
+    std::memcpy(out.get() + 2 * i, &half, 2);
+  }
+  return out;
+}
+
+Source make(size_t rows, size_t group_size, size_t groups, bool sane, Arrays& a) {
+  Source s;
+  s.bits = static_cast<int>(pick(1, 8));
+  s.scale = pick(0, 1) ? Scale::byte : Scale::half;
+  s.offset = static_cast<Offset>(pick(0, 2));
+  const size_t count = pick(1, groups), width = s.scale == Scale::byte ? 1 : 2;
+  for (size_t i = 0; i < count; ++i) {
+    s.groups.push_back(static_cast<int32_t>(pick(0, groups - 1)));
+    s.scale_index.push_back(static_cast<int32_t>(i));
+  }
+  a.rows = rows;
+  s.planes_stride = static_cast<size_t>(s.bits) * ((count * group_size + 7) / 8);
+  s.scales_stride = s.offsets_stride = count * width;
+  s.zero_width = static_cast<size_t>(s.bits);
+  s.zeros_bit = pick(0, 9);
+  s.zeros_stride = (s.zeros_bit + count * s.zero_width + 7) / 8;
+  a.planes = bytes(a.planes_size = rows * s.planes_stride);
+  a.scales_size = rows * s.scales_stride;
+  a.scales = width == 1 ? bytes(a.scales_size) : halves(rows * count, sane);
+  a.offsets = width == 1 ? bytes(a.scales_size) : halves(rows * count, sane);
+  a.zeros = bytes(a.zeros_size = rows * s.zeros_stride);
+  a.row_scales = halves(rows, sane);
+  a.row_offsets = halves(rows, sane);
+  s.planes = a.planes.get();
+  s.scales = a.scales.get();
+  s.row_scales = a.row_scales.get();
+  s.zeros = a.zeros.get();
+  s.offsets = a.offsets.get();
+  s.row_offsets = a.row_offsets.get();
+  return s;
+}
+
+void fail(const char* what) {
+  std::fprintf(stderr, "wrong: %s\n", what);
+  std::exit(1);
+}
+
+bool same(const float* a, const float* b, size_t count) { return std::memcmp(a, b, count * sizeof(float)) == 0; }
+
+// What is no number has many forms; all else must agree to the bit.
+bool alike(const float* a, const float* b, size_t count) {
+  for (size_t i = 0; i < count; ++i)
+    if (!(std::isnan(a[i]) && std::isnan(b[i])) && !same(a + i, b + i, 1)) return false;
+  return true;
+}
+
+void check_unpack(const Matrix& matrix, size_t run, const Source& s, const Arrays& a) {
+  Arrays b;
+  b.planes = array<uint8_t>(a.planes_size);
+  b.scales = array<uint8_t>(a.scales_size);
+  b.offsets = array<uint8_t>(a.scales_size);
+  b.zeros = array<uint8_t>(a.zeros_size);
+  b.row_scales = array<uint8_t>(2 * a.rows);
+  b.row_offsets = array<uint8_t>(2 * a.rows);
+  Target t{b.planes.get(), b.scales.get(), b.row_scales.get(), b.zeros.get(), b.offsets.get(), b.row_offsets.get(),
+           s.planes_stride, s.scales_stride, s.zeros_stride, s.zeros_bit, s.zero_width, s.offsets_stride, s.scale_index};
+  matrix.unpack(run, t);
+  if (std::memcmp(a.scales.get(), b.scales.get(), a.scales_size)) fail("scales come back");
+  const size_t count = s.groups.size() * matrix.layout().group_size, plane = (count + 7) / 8;
+  for (size_t r = 0; r < a.rows; ++r)
+    for (size_t p = 0; p < static_cast<size_t>(s.bits); ++p)
+      for (size_t j = 0; j < count; ++j) {
+        const size_t at = r * s.planes_stride + p * plane;
+        if (read_bits(a.planes.get() + at, j, 1) != read_bits(b.planes.get() + at, j, 1)) fail("planes come back");
+      }
+}
+
+void check_products(const Matrix& matrix, bool sane) {
+  const size_t n = pick(0, 30), rows = matrix.rows(), cols = matrix.cols();
+  auto x = array<float>(n * cols);
+  for (size_t i = 0; i < n * cols; ++i) {
+    const auto bits = static_cast<uint32_t>(engine());
+    if (sane)
+      x[i] = static_cast<float>(static_cast<int32_t>(bits)) * 0x1p-31f;
+    else
+      std::memcpy(&x[i], &bits, 4);
+  }
+  auto ids = array<int64_t>(rows);
+  auto dense = array<float>(rows * cols);
+  for (size_t r = 0; r < rows; ++r) ids[r] = static_cast<int64_t>(r);
+  gather(matrix, ids.get(), rows, dense.get());
+  double largest = 0;
+  for (size_t i = 0; i < rows * cols; ++i) largest = std::max(largest, std::abs(double{dense[i]}));
+  for (Activations mode : {Activations::int8, Activations::fp32}) {
+    std::unique_ptr<float[]> first;
+    for (const char* name : variants()) {
+      use_variant(name);
+      auto out = array<float>(n * rows);
+      matmul(matrix, x.get(), n, out.get(), mode);
+      if (!first)
+        first = std::move(out);
+      else if (!alike(first.get(), out.get(), n * rows))
+        fail(name);
+    }
+    for (size_t i = 0; sane && i < n; ++i)
+      for (size_t r = 0; r < rows; ++r) {
+        double sum = 0;
+        for (size_t c = 0; c < cols; ++c) sum += double{x[i * cols + c]} * double{dense[r * cols + c]};
+        const double error = std::abs(sum - double{first[i * rows + r]});
+        if (error > (mode == Activations::fp32 ? 1e-5 : 2e-2) * largest * static_cast<double>(cols)) fail("product");
+      }
+  }
+}
+
+void one() {
+  const bool sane = pick(0, 1);
+  const size_t rows = pick(1, 40), group_size = pick(1, pick(0, 9) ? 33 : 2100), groups = pick(1, 5);
+  std::vector<Arrays> arrays(pick(1, 3));
+  std::vector<Source> sources;
+  for (Arrays& a : arrays) sources.push_back(make(rows, group_size, groups, sane, a));
+  std::vector<int32_t> order;
+  if (pick(0, 1)) {
+    for (size_t c = 0; c < group_size * groups; ++c) order.push_back(static_cast<int32_t>(c));
+    std::shuffle(order.begin(), order.end(), engine);
+  }
+  Matrix matrix(rows, group_size, groups, sources, order);
+  for (size_t i = 0; i < sources.size(); ++i) check_unpack(matrix, i, sources[i], arrays[i]);
+  check_products(matrix, sane);
+  if (pick(0, 40) == 0) Pool::set_threads(pick(1, 4));
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+  if (count != 3) return 2;
+  const int cases = std::atoi(words[1]);
+  engine.seed(std::strtoull(words[2], nullptr, 10));
+  for (int i = 0; i < cases; ++i) one();
+  std::printf("%d cases\n", cases);
+}
