@@ -80,3 +80,18 @@ def make_packed(make_model: Any) -> Callable[[str], PackedModel]:
 def pack_any() -> Callable[[torch.nn.Module], PackedModel]:
     """A function that packs a module of the test's own."""
     return lambda module: PackedModel(Model.wrap(module), Path())
+
+
+_families = run_path(str(Path(__file__).parents[1] / "anatomy" / "conftest.py"))
+make_family = pytest.fixture(name="make_family", scope="session")(_families["make_model"].__wrapped__)
+
+
+@pytest.fixture
+def pack_family(make_family: Any) -> Callable[[str], PackedModel]:
+    """A function that packs the tiny model of any family, which has no tokenizer."""
+
+    def make(family: str) -> PackedModel:
+        folder, _ = make_family(family)
+        return PackedModel(Model.open(open_checkpoint(folder)), folder)
+
+    return make
