@@ -44,7 +44,7 @@ struct Portable {
     Codes out;
     for (int q = 0; q < 8; ++q) {
       uint64_t word = 0;
-      std::memcpy(&word, p + q * B, B);
+      for (int i = 0; i < B; ++i) word |= uint64_t{p[q * B + i]} << (8 * i);
       word = transpose_bits(word);
       std::memcpy(out.v + 8 * q, &word, 8);
     }
