@@ -88,6 +88,7 @@ class Cache:
     def __init__(self, decoder: Decoder, capacity: int, int8: bool) -> None: ...
 
 class Decoder:
+    product_seconds: float
     def __init__(
         self,
         *,

@@ -50,6 +50,11 @@ class NativeDecoder:
     def __init__(self, decoder: Any, vocabulary: int, settings: Settings) -> None:
         self.decoder, self.vocabulary, self.settings = decoder, vocabulary, settings
 
+    @property
+    def product_seconds(self) -> float:
+        """Seconds spent on products with packed weights so far; the rest is norms, attention and the like."""
+        return float(self.decoder.product_seconds)
+
     def start(self, capacity: int) -> Text:
         """Room for a sequence of so many tokens."""
         cache = _module().Cache(self.decoder, capacity, self.settings.cache == "int8")

@@ -109,14 +109,15 @@ class LanguageModel:
         self._check_length(len(ids) + 1)
         if self.max_length is not None and self.max_length - len(ids) < sampling.max_new_tokens:
             sampling = replace(sampling, max_new_tokens=self.max_length - len(ids))
-        return Completion(self._steps(ids, sampling.max_new_tokens), self.tokenizer, ids, sampling)
+        return Completion(self.steps(ids, sampling.max_new_tokens), self.tokenizer, ids, sampling)
 
     @cached_property
     def decoder(self) -> NativeDecoder | None:
         """The native form of the model; None where there are no native kernels, or it has something they have not."""
         return native_decoder(self.module, self.settings)
 
-    def _steps(self, ids: Sequence[int], room: int) -> Steps:
+    def steps(self, ids: Sequence[int], room: int) -> Steps:
+        """Logits of the next token after a prompt of token ids, then after every token fed, for `room` tokens."""
         if self.decoder is None:
             return _Steps(self.module, ids)
         return NativeSteps(self.decoder.start(len(ids) + room), ids)

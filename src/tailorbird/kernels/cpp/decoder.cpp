@@ -1,6 +1,7 @@
 #include "decoder.h"
 
 #include <algorithm>
+#include <chrono>
 #include <stdexcept>
 #include <string>
 
@@ -291,6 +292,8 @@ void Decoder::residual(Step& step, const Numbers& weight, float* y) {
 
 // Several weights over the same inputs, which are prepared once where the weights' groups allow it.
 void Decoder::linear(Step& step, std::span<const Linear> linears, Rows x, size_t n, float* const* out) {
+  using Clock = std::chrono::steady_clock;
+  const auto begun = Clock::now();
   for (size_t at = 0; at < linears.size();) {
     const Matrix& first = *linears[at].matrix;
     reserve(first, n, step.mode, inputs_);
@@ -315,6 +318,7 @@ void Decoder::linear(Step& step, std::span<const Linear> linears, Rows x, size_t
     });
     at = stop;
   }
+  product_seconds_ += std::chrono::duration<double>(Clock::now() - begun).count();
   for (size_t i = 0; i < linears.size(); ++i) {
     const Numbers& bias = linears[i].bias;
     if (!bias.empty()) step.each_row(n, [&](size_t r) { add(out[i] + r * bias.size(), bias.data(), bias.size()); });

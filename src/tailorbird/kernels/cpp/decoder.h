@@ -79,6 +79,7 @@ class Decoder {
 
   const std::vector<Layer>& layers() const { return layers_; }
   const Shape& shape() const { return shape_; }
+  double product_seconds() const { return product_seconds_; }  // spent on packed weights so far, in all calls
 
   // Logits (keep, vocabulary) of the last `keep` of n tokens that stand at position start and after.
   // Tokens are in range and fit into the cache. Scratch is grown, never shrunk; one call at a time for each decoder.
@@ -108,6 +109,7 @@ class Decoder {
   Numbers norm_;
   Linear head_;
   Inputs inputs_;
+  double product_seconds_ = 0;
   Numbers hidden_, normed_, mixed_, attended_, wide_[3];
   std::vector<Numbers> angles_;  // of every rotary table: (n, cosine and sine of half a head)
 };

@@ -104,6 +104,7 @@ void bind_decoder(nb::module_& m) {
   nb::class_<Decoder>(m, "Decoder")
       .def("__init__", &make_decoder, nb::kw_only(), "epsilon"_a, "embedding_scale"_a, "logit_cap"_a, "layers"_a,
            "ropes"_a, "embedding"_a, "norm"_a, "head"_a)
+      .def_prop_ro("product_seconds", &Decoder::product_seconds)
       .def("forward", &forward, "tokens"_a, "start"_a, "cache"_a, "logits"_a, "activations"_a);
 }
 
