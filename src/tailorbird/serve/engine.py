@@ -52,6 +52,7 @@ class Job:
             if isinstance(event, Refused):
                 raise event
             yield event
+            await asyncio.sleep(0)  # between two pieces that wait already, the loop can see that the client went
 
     def step(self) -> str | None:
         """Work on one token, in the engine's thread; None at the end."""
