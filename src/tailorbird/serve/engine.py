@@ -161,7 +161,7 @@ class Engine:
         before = begun.tokens if begun else 0
         try:
             piece = job.step()
-        except Exception as error:  # whatever it is, it ends this request and no other
+        except BaseException as error:  # it ends this request and no other; a panic inside a library is no Exception
             if (told := refusal(error)).status == 500:
                 _log.exception("a request failed")
             self._end(job, told)
