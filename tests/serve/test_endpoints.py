@@ -12,7 +12,6 @@ import pytest
 import torch
 
 import tailorbird
-
 from tailorbird.runtime.chat import ChatTemplate
 from tailorbird.runtime.language_model import LanguageModel
 
