@@ -23,6 +23,10 @@ SURFACE = {
     "run": {
         *("model", "prompt", "--max-tokens", "--temperature", "--top-k", "--top-p", "--seed", "--stop", "--dense"),
     },
+    "serve": {
+        *("model", "--host", "--port", "--api-key", "--name", "--plain-chat", "--slots", "--queue", "--max-tokens"),
+        *("--max-prompt-tokens", "--max-messages", "--max-body", "--grace", "--dense"),
+    },
     "inspect": {"artifact"},
     "verify": {"artifact"},
     "methods": set(),
@@ -48,7 +52,8 @@ def test_help_loads_nothing_heavy(args: list[str]) -> None:
     code = (
         "import sys\nfrom tailorbird.cli.main import call\n"
         f"code = call({args!r})\n"
-        "heavy = {'torch', 'numpy', 'scipy', 'safetensors', 'transformers', 'tokenizers', 'gguf'} & set(sys.modules)\n"
+        "heavy = {'torch', 'numpy', 'scipy', 'safetensors', 'transformers', 'tokenizers', 'gguf', 'fastapi'}\n"
+        "heavy &= set(sys.modules)\n"
         "sys.exit(f'{code} {sorted(heavy)}' if code or heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailorbird.errors import UsageError
+from tailorbird.runtime.completion import Sampling
 from tailorbird.runtime.load import load
 from tailorbird.runtime.sampling import choose
 from tailorbird.runtime.stream import StopText, TextStream
@@ -49,7 +50,9 @@ def test_length_limits(make_packed: Any) -> None:
         model.generate("tailorbird " * 40)
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_k": 0}, {"top_p": 0.0}, {"max_new_tokens": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": -1.0}, {"top_k": 0}, {"top_p": 0.0}, {"min_p": 1.1}, {"max_new_tokens": -1}]
+)
 def test_settings_that_can_not_be(make_packed: Any, wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
         load(make_packed("llama")).generate("A", **wrong)
@@ -117,4 +120,37 @@ def test_drawing_follows_the_chances() -> None:
         minlength=4
     )
     assert drawn[2] == drawn[3] == 0 and drawn[1] > 0
-    assert choose(logits, generator) == 0
+    drawn = torch.tensor([choose(logits, generator, temperature=1.0, min_p=0.5) for _ in range(500)]).bincount(
+        minlength=4
+    )
+    assert drawn[2] == drawn[3] == 0 and drawn[1] > 0
+    assert choose(logits, generator) == choose(logits, generator, temperature=1e-300) == 0
+
+
+def test_a_completion_keeps_count(make_packed: Any) -> None:
+    model = load(make_packed("llama"))
+    ids = model.tokenizer.prompt("The")
+    completion = model.complete(ids, Sampling(9))
+    assert (completion.prompt_tokens, completion.tokens, completion.finish) == (len(ids), 0, None)
+    pieces = list(completion)
+    assert len(pieces) in (9, 10) and "".join(pieces) == "".join(model.generate("The", 9))
+    assert (completion.tokens, completion.finish) == (9, "length")
+    text = "".join(pieces)
+    stopped = model.complete(ids, Sampling(9, stop=[text[3]]))
+    assert "".join(stopped) == text[: text.index(text[3])]
+    assert stopped.finish == "stop" and stopped.tokens <= 9
+    first = int(model.logits(torch.tensor([ids]), keep=1).argmax())
+    model.tokenizer.eos = (first,)
+    ended = model.complete(ids, Sampling(9))
+    assert list(ended) == [] and (ended.tokens, ended.finish) == (1, "stop")
+
+
+def test_completions_take_turns(make_packed: Any) -> None:
+    model = load(make_packed("gemma3"))
+    texts = ["The tailorbird", "A nest", "It sews"]
+    running = [iter(model.complete(model.tokenizer.prompt(text), Sampling(12))) for text in texts]
+    mixed = ["", "", ""]
+    for _ in range(14):
+        for index, pieces in enumerate(running):
+            mixed[index] += next(pieces, "")
+    assert mixed == ["".join(model.generate(text, 12)) for text in texts]

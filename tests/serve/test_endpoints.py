@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import runpy
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 import torch
 
+import tailorbird
 from tailorbird.runtime.chat import ChatTemplate
 from tailorbird.runtime.language_model import LanguageModel
 
@@ -54,6 +57,17 @@ def test_a_chat_goes_through_the_template(running: Any, model: LanguageModel, te
     parts = [{"role": "developer", "content": [{"type": "text", "text": "Sew."}]}, TALK[1]]
     again = running.client.chat.completions.create(model="tiny", messages=parts, temperature=0, max_tokens=20)
     assert again.choices[0].message.content == found.choices[0].message.content
+
+
+def test_an_artifact_keeps_its_template(serve: Any, folder: Path, template: ChatTemplate, tmp_path: Path) -> None:
+    tailorbird.compress(folder, tmp_path / "small", method="rtn", budget="8bits")
+    small = tailorbird.load(tmp_path / "small")
+    kept = ChatTemplate.of(small.source)
+    assert kept is not None and kept.render(TALK) == template.render(TALK)
+    with serve(small, kept) as running:
+        create = running.client.chat.completions.create
+        found = create(model="tiny", messages=TALK, temperature=0, max_tokens=8)
+        assert found.choices[0].message.content == "".join(small.generate(kept.render(TALK), 8))
 
 
 def test_a_stream_equals_the_whole(running: Any) -> None:
@@ -138,6 +152,19 @@ def test_an_answer_ends_where_the_model_does(running: Any, model: LanguageModel)
     assert found.usage.completion_tokens <= 4
     with pytest.raises(openai.BadRequestError, match="more than the 1024"):
         whole(running, prompt=[5] * 1024)
+
+
+def test_the_example_talks(
+    running: Any, template: ChatTemplate, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = iter(["The tailorbird", "And then?", ""])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    script = Path(__file__).parents[2] / "examples" / "chat_client.py"
+    monkeypatch.setattr("sys.argv", [str(script), running.url])
+    before = running.metric('tailorbird_requests_total{path="/v1/chat/completions",status="200"}')
+    runpy.run_path(str(script), run_name="__main__")
+    assert "talking to tiny" in capsys.readouterr().out
+    assert running.metric('tailorbird_requests_total{path="/v1/chat/completions",status="200"}') == before + 2
 
 
 def test_health_and_metrics(running: Any) -> None:

@@ -260,6 +260,12 @@ def test_a_failure_of_the_server_is_its_own(serve: Any, slow: Any, caplog: pytes
         status, _, content = running.request("POST", TEXT, {"prompt": "A"})
         assert status == 500 and told(content)["type"] == "server_error" and b"secret" not in content
         assert "secret" in caplog.text
+
+        def panic(ids: Any) -> Any:
+            raise BaseException("as a library in Rust does")
+
+        slow._steps = panic
+        assert running.request("POST", TEXT, {"prompt": "A"})[0] == 500
         del slow._steps
         assert running.request("POST", TEXT, {"prompt": "A"})[0] == 200
 

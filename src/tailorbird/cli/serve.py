@@ -59,7 +59,7 @@ def command(
 
         loaded = load(model, dense=dense)
         template = ChatTemplate.of(loaded.source, plain=plain_chat)
-        service = Service(loaded, name or Path(model).name, settings, template)
+        service = Service(loaded, name or Path(model).resolve().name, settings, template)
 
         def ready() -> None:
             if this.json:

@@ -52,6 +52,7 @@ class Job:
             if isinstance(event, Refused):
                 raise event
             yield event
+            await asyncio.sleep(0)  # between two pieces that wait already, the loop can see that the client went
 
     def step(self) -> str | None:
         """Work on one token, in the engine's thread; None at the end."""
@@ -160,7 +161,7 @@ class Engine:
         before = begun.tokens if begun else 0
         try:
             piece = job.step()
-        except Exception as error:  # whatever it is, it ends this request and no other
+        except BaseException as error:  # it ends this request and no other; a panic inside a library is no Exception
             if (told := refusal(error)).status == 500:
                 _log.exception("a request failed")
             self._end(job, told)

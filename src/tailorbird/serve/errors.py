@@ -33,7 +33,7 @@ class Refused(TailorbirdError):
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
-def refusal(error: Exception) -> Refused:
+def refusal(error: BaseException) -> Refused:
     """What a client is told of an error: a wrong request in full, a fault of the server's not at all."""
     if isinstance(error, Refused):
         return error

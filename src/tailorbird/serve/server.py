@@ -12,8 +12,9 @@ import uvicorn
 from tailorbird.serve.app import create_app
 from tailorbird.serve.service import Service
 
-# Longer than clients keep an idle connection, so that they close it, not this side while they send.
-_KEEP_ALIVE = 75
+# Longer than the official client keeps an idle connection, so that it is the one to close it, and this side does not
+# while the client sends; not much longer, because a timer keeps even a broken connection's state in memory.
+_KEEP_ALIVE = 10
 _CONNECTIONS = 512
 # After the grace time, for the last bytes to be sent.
 _FLUSH_SECONDS = 3
