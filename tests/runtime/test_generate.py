@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailorbird.errors import UsageError
-from tailorbird.runtime.completion import Sampling
+from tailorbird.runtime.completion import Completion, Sampling
 from tailorbird.runtime.load import load
 from tailorbird.runtime.sampling import choose
 from tailorbird.runtime.stream import StopText, TextStream
@@ -143,6 +144,19 @@ def test_a_completion_keeps_count(make_packed: Any) -> None:
     model.tokenizer.eos = (first,)
     ended = model.complete(ids, Sampling(9))
     assert list(ended) == [] and (ended.tokens, ended.finish) == (1, "stop")
+
+
+def test_keys_and_values_go_with_the_end(make_packed: Any) -> None:
+    model = load(make_packed("llama"))
+    steps = model._steps([0, 5])
+    alive = weakref.ref(steps)
+    completion = Completion(steps, model.tokenizer, [0, 5], Sampling(3))
+    del steps
+    pieces = iter(completion)
+    next(pieces)
+    assert alive() is not None
+    list(pieces)
+    assert alive() is None and completion.tokens == 3
 
 
 def test_completions_take_turns(make_packed: Any) -> None:

@@ -281,3 +281,28 @@ def test_keys(serve: Any, model: Any) -> None:
         assert running.request("POST", TEXT, {"prompt": "A"})[0] == 401
         assert running.request("GET", "/")[0] == running.request("GET", "/healthz")[0] == 200
         assert running.request("GET", "/metrics", headers={"authorization": "Bearer a-good-key"})[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET /healthz HTTP/1.0\r\n\r\n", b"403"),
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: evil\r\n\r\n", b"400"),
+        (b"GET /healthz HTTP/1.1\r\n\r\n", b"400"),
+        (b"GET http://evil.example/healthz HTTP/1.1\r\nHost: evil.example\r\n\r\n", b"403"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 200_000 + b"\r\n\r\n", b"400"),
+        (b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n", b"400"),
+        (b"GET /%ff%00%0a HTTP/1.1\r\nHost: localhost\r\n\r\n", b"404"),
+    ],
+    ids=range(8),
+)
+def test_hostile_bytes(running: Any, sent: bytes, status: bytes) -> None:
+    with socket.create_connection(running.address, timeout=60) as link:
+        with contextlib.suppress(ConnectionError):  # it may hang up before it has heard all
+            link.sendall(sent)
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            answer = link.recv(100)
+    assert answer.split()[1:2] == [status] or (answer == b"" and len(sent) > 100_000)
+    assert running.request("GET", "/healthz")[0] == 200

@@ -80,7 +80,8 @@ class Completion:
     """
 
     def __init__(self, steps: Steps, tokenizer: Tokenizer, ids: Sequence[int], sampling: Sampling) -> None:
-        self._steps, self._tokenizer, self._sampling = steps, tokenizer, sampling
+        self._steps: Steps | None = steps
+        self._tokenizer, self._sampling = tokenizer, sampling
         self._text, self._limit = TextStream(tokenizer, ids), StopText(sampling.stop)
         self.prompt_tokens, self.tokens = len(ids), 0
         self.finish: Literal["stop", "length"] | None = None
@@ -101,13 +102,16 @@ class Completion:
 
     def _chosen(self) -> Iterator[int]:
         how = self._sampling
+        # Keys and values go when the iteration ends, not when the counts are no longer looked at.
+        steps, self._steps = self._steps, None
+        assert steps is not None, "a completion can be iterated over once"
         generator = torch.Generator().manual_seed(how.seed)
         for _ in range(how.max_new_tokens):
-            token = choose(next(self._steps), generator, how.temperature, how.top_k, how.top_p, how.min_p)
+            token = choose(next(steps), generator, how.temperature, how.top_k, how.top_p, how.min_p)
             self.tokens += 1
             if token in self._tokenizer.eos:
                 self.finish = "stop"
                 return
-            self._steps.feed(token)
+            steps.feed(token)
             yield token
         self.finish = "length"
