@@ -34,5 +34,7 @@ def command(
     if this.json:
         this.emit(asdict(found))
         return
-    this.line(f"{found.machine}: {found.kernels}, {found.threads} threads, reads {found.read_bytes_per_s / 1e9:.1f} GB/s")
+    this.line(
+        f"{found.machine}: {found.kernels}, {found.threads} threads, reads {found.read_bytes_per_s / 1e9:.1f} GB/s"
+    )
     this.line(f"{len(found.entries)} products measured, written to {out}")

@@ -173,6 +173,7 @@ Decoder::Decoder(Shape shape, std::vector<Layer> layers, std::vector<Rope> ropes
 
 void Decoder::forward(const int64_t* tokens, size_t n, int64_t start, Cache& cache, size_t keep, float* logits,
                       Activations mode) {
+  const std::lock_guard<std::mutex> lock(mutex_);
   const size_t width = shape_.width;
   for (Numbers* buffer : {&hidden_, &normed_, &mixed_}) grow(*buffer, n * width);
   gather(*embedding_, tokens, n, hidden_.data());

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <vector>
 
@@ -82,7 +83,8 @@ class Decoder {
   double product_seconds() const { return product_seconds_; }  // spent on packed weights so far, in all calls
 
   // Logits (keep, vocabulary) of the last `keep` of n tokens that stand at position start and after.
-  // Tokens are in range and fit into the cache. Scratch is grown, never shrunk; one call at a time for each decoder.
+  // Tokens are in range and fit into the cache. Scratch is grown, never shrunk; calls from several threads wait for
+  // each other.
   void forward(const int64_t* tokens, size_t n, int64_t start, Cache& cache, size_t keep, float* logits,
                Activations mode);
 
@@ -108,6 +110,7 @@ class Decoder {
   std::shared_ptr<const Matrix> embedding_;
   Numbers norm_;
   Linear head_;
+  std::mutex mutex_;  // of all below
   Inputs inputs_;
   double product_seconds_ = 0;
   Numbers hidden_, normed_, mixed_, attended_, wide_[3];
