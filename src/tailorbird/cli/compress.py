@@ -61,7 +61,7 @@ def command(
     this = session(context)
     given = None if plan is None else _plan(plan, method)
     job = Job(model, out or Path(), method or DEFAULT_METHOD, budget or None, data, samples, length, seed)
-    job.options, job.plan, job.resume = _options(settings or []), given, resume
+    job.options, job.plan, job.resume = options_of(settings or []), given, resume
     job.target, job.evaluate, job.eval_tokens = target, evaluate, eval_tokens
     if dry_run:
         _show_plan(job, this)
@@ -79,7 +79,7 @@ def command(
     this.line(f"artifact: {out} (verified, digest {report['digest']})\nreport:   {report['report']}")
 
 
-def _options(settings: list[str]) -> dict[str, str]:
+def options_of(settings: list[str]) -> dict[str, str]:
     """``key=value`` texts as a mapping; the last of a key holds."""
     found = {}
     for text in settings:
