@@ -57,12 +57,12 @@ def dequantized(artifact: Artifact, part: str, dtype: torch.dtype) -> Lazy:
     rows, cols = next(p.shape for p in artifact.plan.parts if p.name == part)
     step = max(1, CHUNK // cols)
     name = f"{part}.weight"
-    return Lazy(
-        torch.empty(rows, cols, dtype=dtype, device="meta"),
-        lambda: (
-            fitting(name, artifact.read_rows(name, at, min(at + step, rows)), dtype) for at in range(0, rows, step)
-        ),
-    )
+
+    def pieces() -> Iterator[Tensor]:
+        for low in range(0, rows, step):
+            yield fitting(name, artifact.read_rows(name, low, min(low + step, rows)), dtype)
+
+    return Lazy(torch.empty(rows, cols, dtype=dtype, device="meta"), pieces)
 
 
 def kept(artifact: Artifact, dtype: torch.dtype) -> dict[str, Lazy]:
