@@ -50,6 +50,20 @@ def integers(planes: BitPlanes, bits: int) -> Integers:
     return Integers(codes, None if bool(centred.all()) else zeros.to(torch.uint8), scale)
 
 
+def signed(planes: BitPlanes, bits: int) -> Integers:
+    """The same without zero points: codes less their zero points, around ``2**(bits - 1)``.
+
+    It takes a bit more than the widest group with a zero point of its own has.
+    """
+    wide = integers(planes, max(2, *planes.spec.bits))
+    if wide.zeros is None:
+        shift = 2 ** (bits - 1) - 2 ** (max(2, *planes.spec.bits) - 1)
+        return Integers(wide.codes + shift, None, wide.scale)
+    codes = wide.codes.view(*wide.scale.shape, planes.spec.group_size).to(torch.int16)
+    moved = codes - wide.zeros[:, :, None].to(torch.int16) + 2 ** (bits - 1)
+    return Integers(moved.to(torch.uint8).view(planes.rows, planes.spec.cols), None, wide.scale)
+
+
 def bitstream(codes: Tensor, bits: int) -> Tensor:
     """Codes one after the other, lowest bit first: uint8 (rows, n) to uint8 (rows, ceil(n * bits / 8))."""
     if bits == 8:

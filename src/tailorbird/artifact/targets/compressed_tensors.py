@@ -1,9 +1,9 @@
 """compressed-tensors: what vLLM, SGLang and transformers read; weights in blocks stay packed, 2 to 8 bits by module.
 
 Layout of a linear layer of weight (rows, cols), as version 0.20 of the library has it: ``weight_packed`` int32 (rows,
-ceil(cols * bits / 32)), a bitstream of the codes; ``weight_scale`` (rows, groups); ``weight_zero_point`` int32
-(ceil(rows * bits / 32), groups), a bitstream along the rows, for asymmetric ones; ``weight_shape`` int64 (2,).
-Before 0.18 the library laid out 3, 5, 6 and 7 bits in another way.
+ceil(cols * bits / 32)), a bitstream of the codes around 2**(bits - 1); ``weight_scale`` (rows, groups);
+``weight_shape`` int64 (2,). The format has zero points too, but transformers can't load packed ones, and vLLM takes
+them at 4 and 8 bits only: a code less its zero point is a signed number of one bit more, and is written as that.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from tailorbird.artifact.targets.compare import Comparison
 from tailorbird.artifact.targets.target import Check, Target, Told
 from tailorbird.errors import ArtifactError, ModelError, require
 from tailorbird.formats import PlaneSpec
-from tailorbird.formats.integers import Integers, integers, words
+from tailorbird.formats.integers import Integers, signed, words
+from tailorbird.formats.spec import MAX_BITS, Offset
 
 LIBRARY = "compressed-tensors"
 FORMAT = "pack-quantized"
@@ -36,7 +37,7 @@ _TOLERANCE = 2**-21
 
 @dataclass(frozen=True, kw_only=True)
 class CompressedTensors(Target):
-    """Integer codes with float32 scales for layers inside the blocks; embedding and head as plain numbers.
+    """Signed codes with float32 scales for layers inside the blocks; embedding and head as plain numbers.
 
     Attributes:
         dtype: of everything that is not packed: ``fp32``, which is exact, ``bf16`` or ``fp16``.
@@ -53,12 +54,12 @@ class CompressedTensors(Target):
         dtype_of(self.dtype)
 
     def carried(self, part: Part, spec: PlaneSpec) -> PlaneSpec:
-        """One width for all groups, integer zero points or none, columns in order. Plain numbers carry everything."""
-        mixed = len(set(spec.bits)) > 1
-        if _plain(part) or not (mixed or spec.offset == "float" or spec.column_order):
+        """One width for all groups, with its zero point at most 8 bits, columns in order. Plain numbers carry all."""
+        if _plain(part):
             return spec
-        offset = "integer" if mixed or spec.offset == "float" else spec.offset
-        return replace(spec, bits=(max(spec.bits),) * len(spec.bits), offset=offset, column_order=False)
+        bits = max(spec.bits)
+        offset: Offset = "none" if spec.offset == "float" or bits == MAX_BITS else spec.offset
+        return replace(spec, bits=(bits,) * len(spec.bits), offset=offset, column_order=False)
 
     def ties(self, parts: Sequence[Part]) -> list[tuple[str, ...]]:
         """Layers that runtimes fuse: q, k and v; gate and up."""
@@ -92,7 +93,7 @@ class CompressedTensors(Target):
         write_small_files(artifact, out, dtype, quantization_config=_configuration(artifact))
 
     def check(self, artifact: Artifact, out: Path) -> Check:
-        """Unpack every layer with the library, compare codes, zero points and scales, then the weights."""
+        """Unpack every layer with the library, compare codes and scales, then the weights."""
         parts = {part.name: part for part in artifact.plan.parts if not _plain(part)}
         rounding = 0.0 if self.dtype == "fp32" else 2**-8 if self.dtype == "bf16" else 2**-11
         found = Comparison(artifact, rounding, f"{self.dtype} rounds what is not packed")
@@ -116,11 +117,9 @@ def _plain(part: Part) -> bool:
 
 
 def _bits(spec: PlaneSpec) -> int:
-    return max(2, *spec.bits)
-
-
-def _symmetric(spec: PlaneSpec) -> bool:
-    return spec.offset == "none" or max(spec.bits) == 1
+    """Width of the signed codes."""
+    bits = spec.bits[0]
+    return max(2, bits + (spec.offset == "integer" and bits > 1))
 
 
 def _packed(artifact: Artifact, part: Part) -> dict[str, Lazy]:
@@ -131,11 +130,7 @@ def _packed(artifact: Artifact, part: Part) -> dict[str, Lazy]:
 
     def chunks() -> Iterator[Integers]:
         for low in range(0, rows, step):
-            yield integers(artifact.planes(part.name, low, min(low + step, rows)), bits)
-
-    def zeros() -> Iterator[Tensor]:
-        whole = torch.cat([chunk.zeros for chunk in chunks() if chunk.zeros is not None])
-        yield words(whole.T.contiguous(), bits).T.contiguous()
+            yield signed(artifact.planes(part.name, low, min(low + step, rows)), bits)
 
     def meta(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, device="meta")
@@ -147,18 +142,16 @@ def _packed(artifact: Artifact, part: Part) -> dict[str, Lazy]:
         "weight_scale": Lazy(meta((rows, groups), torch.float32), lambda: (chunk.scale for chunk in chunks())),
         "weight_shape": Lazy.of(torch.tensor([rows, cols])),
     }
-    if not _symmetric(spec):
-        tensors["weight_zero_point"] = Lazy(meta((-(-rows * bits // 32), groups), torch.int32), zeros)
     return {f"{part.name}.{name}": tensor for name, tensor in tensors.items()}
 
 
 def _configuration(artifact: Artifact) -> dict[str, Any]:
     """``quantization_config``: exact, disjoint names in numbered groups, everything else to be left alone."""
-    members: dict[tuple[int, int, bool], list[str]] = {}
+    members: dict[tuple[int, int], list[str]] = {}
     for part in artifact.plan.parts:
         if not _plain(part):
             spec = artifact.plan.specs[part.name]
-            members.setdefault((_bits(spec), spec.group_size, _symmetric(spec)), []).append(part.name)
+            members.setdefault((_bits(spec), spec.group_size), []).append(part.name)
     groups = {
         f"group_{number:03d}": {
             "targets": sorted(names),
@@ -180,13 +173,13 @@ def _configuration(artifact: Artifact) -> dict[str, Any]:
     }
 
 
-def _arguments(bits: int, group_size: int, symmetric: bool) -> dict[str, Any]:
+def _arguments(bits: int, group_size: int) -> dict[str, Any]:
     return {
         "num_bits": bits,
         "type": "int",
         "strategy": "group",
         "group_size": group_size,
-        "symmetric": symmetric,
+        "symmetric": True,
         "dynamic": False,
     }
 
@@ -224,18 +217,15 @@ def _check_layer(artifact: Artifact, part: Part, tensors: dict[str, Tensor], fou
     schemes = require("compressed_tensors.quantization", extra=CompressedTensors.extra)
     spec = artifact.plan.specs[part.name]
     bits = _bits(spec)
-    want = integers(artifact.planes(part.name), bits)
+    want = signed(artifact.planes(part.name), bits)
     codes = packing.unpack_from_int32(tensors["weight_packed"], bits, torch.Size(part.shape))
     same = torch.equal(codes.to(torch.int16) + 2 ** (bits - 1), want.codes.to(torch.int16))
     same &= torch.equal(tensors["weight_scale"], want.scale)
-    if want.zeros is not None:
-        zeros = packing.unpack_from_int32(tensors["weight_zero_point"], bits, want.zeros.shape, packed_dim=0)
-        same &= torch.equal(zeros.to(torch.int16) + 2 ** (bits - 1), want.zeros.to(torch.int16))
     if not same:
         raise ArtifactError(f"{part.name} came back with other codes or scales", hint="please report this")
     scheme = schemes.QuantizationScheme(
         targets=[part.name],
-        weights=schemes.QuantizationArgs(**_arguments(bits, spec.group_size, _symmetric(spec))),
+        weights=schemes.QuantizationArgs(**_arguments(bits, spec.group_size)),
         format=FORMAT,
     )
     state = {leaf: tensor for leaf, tensor in tensors.items() if leaf.startswith("weight")}
@@ -248,5 +238,6 @@ def _notes(artifact: Artifact, dtype: str) -> Iterator[str]:
     size = sum(part.numel for part in plain) * DTYPES[dtype].itemsize
     packed = sum(artifact.plan.part_bytes(part) for part in plain)
     yield f"embedding and head are plain {dtype} here, {size:,} bytes; in the artifact they take {packed:,}"
-    if any(not _symmetric(artifact.plan.specs[part.name]) for part in artifact.plan.parts if not _plain(part)):
-        yield "with zero points, transformers loads it; for vLLM compress with --set symmetric=true"
+    inner = [artifact.plan.specs[part.name] for part in artifact.plan.parts if not _plain(part)]
+    if wider := sum(_bits(spec) > max(spec.bits) for spec in inner):
+        yield f"{wider} layers are stored a bit wider, in place of zero points; --set symmetric=true avoids it"
