@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,26 +28,32 @@ class Integers:
     scale: Tensor
 
 
-def integers(planes: BitPlanes, bits: int) -> Integers:
+def integers(planes: BitPlanes, bits: int, groups: Sequence[int] | None = None) -> Integers:
     """The same weight in codes of `bits` bits, two at least, whatever narrower widths it has; nothing is rounded.
+
+    Args:
+        planes: the weight, without float offsets.
+        bits: of the codes made.
+        groups: only these of its groups, none of which is wider.
 
     A symmetric group's codes move up so that its zero point is the middle of the wider range. One bit, +-s/2, becomes
     the codes -1 and +1 around the zero point under half the scale.
     """
     spec = planes.spec
-    assert spec.offset != "float" and max(spec.bits) <= bits and bits > 1
-    grid = Grid(spec, planes.arrays)
-    codes = planes.codes().view(planes.rows, len(spec.bits), spec.group_size)
-    zeros, scale = grid.zeros(), scale_values(planes.arrays)
-    single = torch.tensor([width == 1 for width in spec.bits])
+    mine = list(range(len(spec.bits))) if groups is None else list(groups)
+    widths = [spec.bits[group] for group in mine]
+    assert spec.offset != "float" and max(widths) <= bits and bits > 1
+    codes = planes.codes().view(planes.rows, len(spec.bits), spec.group_size)[:, mine]
+    zeros, scale = Grid(spec, planes.arrays).zeros()[:, mine], scale_values(planes.arrays)[:, mine]
+    single = torch.tensor([width == 1 for width in widths])
     codes = torch.where(single[:, None], 2 * codes, codes)
     zeros = torch.where(single, 1.0, zeros)
     scale = torch.where(single, scale / 2, scale)
-    centred = torch.tensor([spec.offset == "none" or width == 1 for width in spec.bits])
+    centred = torch.tensor([spec.offset == "none" or width == 1 for width in widths])
     middle = float(2 ** (bits - 1))
     shift = torch.where(centred, middle - zeros, 0.0).to(torch.uint8)
     zeros = torch.where(centred, middle, zeros)
-    codes = (codes + shift[:, :, None]).view(planes.rows, spec.cols)
+    codes = (codes + shift[:, :, None]).flatten(1)
     return Integers(codes, None if bool(centred.all()) else zeros.to(torch.uint8), scale)
 
 

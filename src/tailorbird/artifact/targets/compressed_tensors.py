@@ -19,7 +19,16 @@ from safetensors import safe_open
 from torch import Tensor
 
 from tailorbird.anatomy import Part
-from tailorbird.artifact.folder import CHUNK, DTYPES, Lazy, dequantized, dtype_of, kept, write_small_files, write_tensors
+from tailorbird.artifact.folder import (
+    CHUNK,
+    DTYPES,
+    Lazy,
+    dequantized,
+    dtype_of,
+    kept,
+    write_small_files,
+    write_tensors,
+)
 from tailorbird.artifact.reader import Artifact
 from tailorbird.artifact.targets.compare import Comparison
 from tailorbird.artifact.targets.target import Check, Target, Told

@@ -35,6 +35,7 @@ class Check:
         tolerance: what `error` was allowed to be, and
         why: the reason it may be above zero, for people; empty where it may not.
         notes: what else the user should know.
+        logits_error: |L' - L| / |L| of the logits of some tokens, where the target ran the model.
     """
 
     library: str
@@ -44,6 +45,7 @@ class Check:
     tolerance: float = 0.0
     why: str = ""
     notes: tuple[str, ...] = field(default=())
+    logits_error: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
