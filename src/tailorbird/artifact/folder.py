@@ -15,6 +15,8 @@ from tailorbird.errors import UsageError
 from tailorbird.files import write_atomic, write_json
 from tailorbird.formats.safetensors_write import stream
 
+# Told what is being worked on, how many are done, and how many there are.
+Told = Callable[[str, int, int], None]
 SHARD_BYTES = 2 * 10**9
 # Numbers unpacked at once.
 CHUNK = 2**22
@@ -91,7 +93,7 @@ def fitting(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return made
 
 
-def write_tensors(out: Path, tensors: Mapping[str, Lazy], told: Callable[[str, int, int], None]) -> None:
+def write_tensors(out: Path, tensors: Mapping[str, Lazy], told: Told) -> None:
     """Write tensors as one safetensors file, or as shards of bounded size with their index."""
     shards = list(_shards(tensors))
     done = 0

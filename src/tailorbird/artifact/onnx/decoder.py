@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from tailorbird.anatomy import Model
+from tailorbird.artifact.folder import Told
 from tailorbird.artifact.onnx.graph import Graph
 from tailorbird.artifact.onnx.weights import Weights
-from tailorbird.artifact.targets.target import Told
 from tailorbird.errors import ModelError
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")

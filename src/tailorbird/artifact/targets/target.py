@@ -6,20 +6,21 @@ empty folder; everything else (refusing, re-encoding, naming, digests) is the sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from tailorbird.allocate.rules import Rules
 from tailorbird.anatomy import Part
+from tailorbird.artifact.folder import Told
 from tailorbird.artifact.reader import Artifact
 from tailorbird.formats import PlaneSpec
 from tailorbird.method import read_options
 
+__all__ = ["Check", "Target", "Told"]
+
 T = TypeVar("T", bound="Target")
-# Told what is being worked on, how many are done, and how many there are.
-Told = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
