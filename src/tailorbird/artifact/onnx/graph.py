@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -26,15 +26,18 @@ _TYPES = {torch.float32: "FLOAT", torch.uint8: "UINT8", torch.int64: "INT64"}
 
 
 class Graph:
-    """Nodes and weights of a graph; `data` is the file that takes the weights."""
+    """Nodes and weights of a graph.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        data: takes the weights; without it they stand in the graph.
+        initializers: weights there are already.
+    """
+
+    def __init__(self, data: BinaryIO | None, initializers: Mapping[str, Any] | None = None) -> None:
         self.onnx: ModuleType = require("onnx", extra=EXTRA)
-        self.folder = folder
         self.nodes: list[Any] = []
-        self.initializers: dict[str, Any] = {}
-        self._data = (folder / DATA).open("wb")
-        self._spans: dict[str, tuple[int, int]] = {}
+        self.initializers = dict(initializers or {})
+        self._data = data
 
     def add(self, operator: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
         """A node with one output, whose name is given back."""
@@ -49,7 +52,7 @@ class Graph:
             tensor = value
         else:
             tensor = torch.tensor(value, dtype=torch.int64 if isinstance(value, list) else torch.float32)
-        name = name or f"constant_{len(self.initializers)}"
+        name = name or f"{'constant' if self._data else 'own'}_{len(self.initializers)}"
         if name not in self.initializers:
             self.stream(name, tuple(tensor.shape), tensor.dtype, [tensor])
         return name
@@ -58,14 +61,16 @@ class Graph:
         """A weight that comes in consecutive pieces."""
         size = math.prod(shape) * dtype.itemsize
         tensor = self.onnx.TensorProto(name=name, dims=shape, data_type=getattr(self.onnx.TensorProto, _TYPES[dtype]))
-        if size <= _INLINE:
+        if size <= _INLINE or self._data is None:
             tensor.raw_data = b"".join(bytes(raw_bytes(piece)) for piece in pieces)
         else:
-            self._data.write(b"\0" * (-self._data.tell() % _ALIGN))
-            start = self._data.tell()
+            start = -(-self._data.tell() // _ALIGN) * _ALIGN
+            self._data.seek(start)
             for piece in pieces:
                 self._data.write(raw_bytes(piece))
-            self._place(tensor, start, size)
+            tensor.data_location = self.onnx.TensorProto.EXTERNAL
+            for key, value in (("location", DATA), ("offset", str(start)), ("length", str(size))):
+                tensor.external_data.add(key=key, value=value)
         self.initializers[name] = tensor
         return name
 
@@ -80,9 +85,16 @@ class Graph:
             self.initializers[name] = tensor
         return name
 
-    def save(self, path: Path, inputs: dict[str, list[Any]], outputs: dict[str, list[Any]]) -> None:
-        """Write the graph; `inputs` are int64, `outputs` float32, with their shapes (texts are free dimensions)."""
-        self._data.flush()
+    def save(self, path: Path, inputs: Mapping[str, list[Any]], outputs: Mapping[str, list[Any]]) -> None:
+        """Write the graph with the weights it uses.
+
+        Args:
+            path: of the file.
+            inputs: int64, with their shapes; texts are free dimensions.
+            outputs: float32, in the order of the last nodes, which give them.
+        """
+        for node, name in zip(self.nodes[-len(outputs) :], outputs, strict=True):
+            node.output[0] = name
         used = {name for node in self.nodes for name in node.input}
         helper, types = self.onnx.helper, self.onnx.TensorProto
         graph = helper.make_graph(
@@ -95,12 +107,3 @@ class Graph:
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR, producer_name="tailorbird")
         path.write_bytes(model.SerializeToString(deterministic=True))
-
-    def close(self) -> None:
-        """Let go of the file of weights."""
-        self._data.close()
-
-    def _place(self, tensor: Any, start: int, size: int) -> None:
-        tensor.data_location = self.onnx.TensorProto.EXTERNAL
-        for key, value in (("location", DATA), ("offset", str(start)), ("length", str(size))):
-            tensor.external_data.add(key=key, value=value)

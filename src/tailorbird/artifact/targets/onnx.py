@@ -14,7 +14,7 @@ from tailorbird.anatomy import Model, Part
 from tailorbird.artifact.folder import write_small_files
 from tailorbird.artifact.forward import forward
 from tailorbird.artifact.onnx.decoder import Decoder, check_family
-from tailorbird.artifact.onnx.graph import MODEL, Graph
+from tailorbird.artifact.onnx.graph import DATA, MODEL, Graph
 from tailorbird.artifact.onnx.weights import SMALLEST, Weights, packable, width
 from tailorbird.artifact.reader import Artifact
 from tailorbird.artifact.targets.compare import Comparison
@@ -22,7 +22,7 @@ from tailorbird.artifact.targets.target import Check, Target, Told
 from tailorbird.errors import ArtifactError, ModelError, UsageError, require
 from tailorbird.formats import PlaneSpec
 
-TABLES = ".tables.onnx"
+PART = ".part.onnx"
 TOKENS, WORDS = 16, 1024
 # The operator multiplies (code - zero) by the scale; we add two products that are each rounded to float32.
 _TOLERANCE = 2**-21
@@ -72,29 +72,21 @@ class ONNX(Target):
 
     def write(self, artifact: Artifact, out: Path, told: Told) -> None:
         """Write model.onnx, its weights, the configuration and the tokenizer."""
-        graph = Graph(out)
-        try:
-            weights = Weights(graph, artifact, self.accuracy_level)
-            model = Model.open(artifact)
-            logits = Decoder(graph, model, weights, told).logits("input_ids")
-            graph.nodes[-1].output[0] = "logits"
-            assert logits not in {name for node in graph.nodes for name in node.input}
-            rows = next(part for part in model.parts if part.role == "embedding").shape[0]
-            free: list[Any] = ["batch", "length"]
-            graph.save(out / MODEL, {"input_ids": free}, {"logits": [*free, rows]})
-            write_tables(graph, weights, artifact, out / TABLES)
-        finally:
-            graph.close()
+        model = Model.open(artifact)
+        words = next(part for part in model.parts if part.role == "embedding").shape[0]
+        with (out / DATA).open("wb") as data:
+            graph = Graph(data)
+            Decoder(graph, model, Weights(graph, artifact, self.accuracy_level), told).logits("input_ids")
+            graph.save(out / MODEL, {"input_ids": ["batch", "length"]}, {"logits": ["batch", "length", words]})
         write_small_files(artifact, out, torch.float32)
 
     def check(self, artifact: Artifact, out: Path) -> Check:
         """Let the runtime unpack every part, then compare the logits of a few tokens."""
         runtime = require("onnxruntime", extra=self.extra)
-        tables = _session(runtime, out / TABLES)
         found = Comparison(artifact, _TOLERANCE)
         for part in artifact.plan.parts:
-            found.rows(part.tensor, lambda low, high, name=part.tensor: _rows(tables, name, low, high))  # type: ignore[misc]
-        (out / TABLES).unlink()
+            table = self._table(artifact, part, out)
+            found.rows(part.tensor, lambda low, high, table=table: _rows(table, low, high))  # type: ignore[misc]
         # What is not packed stands in the graph as numbers of its own, and shows in the logits.
         found.seen = set(artifact.tensors)
         error = _logits_error(artifact, _session(runtime, out / MODEL))
@@ -107,17 +99,18 @@ class ONNX(Target):
         checked = found.result(f"onnxruntime {runtime.__version__}", *_notes(artifact, self.accuracy_level, error))
         return replace(checked, parts=len(artifact.plan.parts), exact=True, logits_error=error)
 
-
-def write_tables(graph: Graph, weights: Weights, artifact: Artifact, path: Path) -> None:
-    """A graph that gives rows of every packed part, over the same file of weights."""
-    nodes, graph.nodes = graph.nodes, []
-    names = {}
-    for part in artifact.plan.parts:
-        weights.rows("rows", part.name)
-        graph.nodes[-1].output[0] = part.tensor if part.tensor not in graph.initializers else f"{part.tensor}.rows"
-        names[graph.nodes[-1].output[0]] = ["count", part.shape[1]]
-    graph.save(path, {"rows": ["count"]}, names)
-    graph.nodes = nodes
+    def _table(self, artifact: Artifact, part: Part, out: Path) -> Any:
+        """A session that gives rows of a part from the arrays of the written graph."""
+        onnx = require("onnx", extra=self.extra)
+        written = onnx.load(out / MODEL, load_external_data=False).graph.initializer
+        graph = Graph(None, {tensor.name: tensor for tensor in written})
+        Weights(graph, artifact, self.accuracy_level).rows("rows", part.name)
+        path = out / PART
+        graph.save(path, {"rows": ["count"]}, {"found": ["count", part.shape[1]]})
+        try:
+            return _session(require("onnxruntime", extra=self.extra), path)
+        finally:
+            path.unlink()
 
 
 def _session(runtime: Any, path: Path) -> Any:
@@ -126,10 +119,8 @@ def _session(runtime: Any, path: Path) -> Any:
     return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def _rows(session: Any, name: str, low: int, high: int) -> Tensor:
-    names = {output.name for output in session.get_outputs()}
-    wanted = name if name in names else f"{name}.rows"
-    found: Tensor = torch.from_numpy(session.run([wanted], {"rows": torch.arange(low, high).numpy()})[0])
+def _rows(session: Any, low: int, high: int) -> Tensor:
+    found: Tensor = torch.from_numpy(session.run(["found"], {"rows": torch.arange(low, high).numpy()})[0])
     return found
 
 
