@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tailorbird.formats.ggml.blocks import Numbers, halved
-from tailorbird.formats.ggml.nearest import inverse, ratio
+from tailorbird.formats.ggml.nearest import inverse, ratio, whole_places
 from tailorbird.formats.ggml.types import Affine, BlockType
 
 _TURNS = 3
@@ -85,6 +85,15 @@ def fit_affine(w: Tensor, h: Tensor, kind: BlockType) -> Numbers:
     return Numbers(best.d, best.codes.to(torch.uint8), best.dmin, best.scales, best.minima)
 
 
+def refit_affine(w: Tensor, h: Tensor, d: Tensor, dmin: Tensor, grid: Affine) -> tuple[Tensor, Tensor]:
+    """Scales and minima of sub-blocks for given halves: w (n, subs, sub), d and dmin (n, 1) to whole numbers
+    (n, subs)."""
+    scale, offset = _best_range(w, h, grid.top, below=True)
+    best = _with(w, h, d, dmin, _whole(scale, d, grid), _whole(-offset, dmin, grid), grid)
+    best = _neighbours(w, h, best, grid)
+    return best.scales, best.minima
+
+
 def _nearest(w: Tensor, scale: Tensor, offset: Tensor, top: int) -> Tensor:
     return (w - offset[:, :, None]).mul_(inverse(scale)[:, :, None]).round_().clamp_(0, top)
 
@@ -127,8 +136,8 @@ def _unit(wished: Tensor, weight: Tensor, top: int) -> Tensor:
     """The half whose multiples 0 to `top` come nearest to the wished numbers."""
     reach = wished.amax(1, keepdim=True)
     best, least = torch.zeros_like(reach), torch.full_like(reach, torch.inf)
-    for share in torch.linspace(0.6, 1.1, 32).tolist():
-        unit = halved(reach / (share * top))
+    for place in whole_places(top):
+        unit = halved(reach / place)
         whole = (wished * inverse(unit)).round_().clamp_(0, top)
         loss = ((wished - unit * whole).square() * weight).sum(1, keepdim=True)
         best, least = torch.where(loss < least, unit, best), torch.minimum(loss, least)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from tailorbird.errors import DataError, UsageError
-from tailorbird.formats.ggml.affine import fit_affine
+from tailorbird.formats.ggml.affine import fit_affine, refit_affine
 from tailorbird.formats.ggml.blocks import Numbers, pack, unpack, values
-from tailorbird.formats.ggml.levels import fit_levels
+from tailorbird.formats.ggml.levels import fit_levels, refit_levels
 from tailorbird.formats.ggml.types import TYPES, BlockType, Levels
 
 # Weights fitted at a time: the arrays of a search stay in the processor's cache.
@@ -68,6 +70,21 @@ def fit(weight: Tensor, kind: BlockType, importance: Tensor | None = None) -> Nu
     if importance is not None:
         h = importance.view(1, -1, kind.subs, kind.sub).expand(len(weight), -1, -1, -1).reshape(w.shape)
     return fit_levels(w, h, kind) if isinstance(kind.grid, Levels) else fit_affine(w, h, kind)
+
+
+def refit(numbers: Numbers, sub: int, weight: Tensor, kind: BlockType, importance: Tensor) -> Numbers:
+    """The same blocks with the scale (and minimum) of one sub-block chosen anew for weight (rows, sub)."""
+    w, h = weight[:, None], importance.view(1, 1, -1)
+    if isinstance(kind.grid, Levels):
+        return replace(numbers, scales=_put(numbers.scales, sub, refit_levels(w, h, numbers.d, kind.grid)))
+    assert numbers.dmin is not None
+    scales, minima = refit_affine(w, h, numbers.d, numbers.dmin, kind.grid)
+    return replace(numbers, scales=_put(numbers.scales, sub, scales), minima=_put(numbers.minima, sub, minima))
+
+
+def _put(values: Tensor | None, column: int, new: Tensor) -> Tensor:
+    assert values is not None
+    return values.index_copy(1, torch.tensor([column]), new)
 
 
 def _encode(weight: Tensor, kind: BlockType, importance: Tensor | None) -> Tensor:

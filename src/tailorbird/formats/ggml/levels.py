@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tailorbird.formats.ggml.blocks import Numbers, code_of, halved
-from tailorbird.formats.ggml.nearest import Nearest, inverse, nearest_level, ratio
+from tailorbird.formats.ggml.nearest import Nearest, inverse, nearest_level, ratio, whole_places
 from tailorbird.formats.ggml.types import BlockType, Levels
 
 _TURNS = 3
@@ -44,6 +44,11 @@ def fit_levels(w: Tensor, h: Tensor, kind: BlockType) -> Numbers:
     fit = _block_scales(w, h, step, kind.grid, near) if kind.scales else _one_scale(w, h, step, near)
     codes = code_of(fit.levels, kind.grid)
     return Numbers(fit.d, codes, scales=fit.scales if kind.scales else None)
+
+
+def refit_levels(w: Tensor, h: Tensor, d: Tensor, grid: Levels) -> Tensor:
+    """Scales of sub-blocks for a given d: w (n, subs, sub) and d (n, 1) to whole numbers (n, subs)."""
+    return (best_step(w, h, grid) * inverse(d)).round_().clamp_(grid.scale_low, grid.scale_high)
 
 
 def best_step(w: Tensor, h: Tensor, grid: Levels) -> Tensor:
@@ -100,12 +105,11 @@ def _start(w: Tensor, h: Tensor, step: Tensor, grid: Levels, near: Nearest) -> _
     weight = (level.square() * h).sum(2)
     reach = step.gather(1, step.abs().argmax(1, keepdim=True))
     best_d, least = torch.zeros_like(reach), torch.full_like(reach, torch.inf)
-    for share in torch.linspace(0.6, 1.05, 24).tolist():
-        for end in (grid.scale_low, grid.scale_high):
-            d = halved(reach / (share * end))
-            scales = (step * inverse(d)).round_().clamp_(grid.scale_low, grid.scale_high)
-            loss = ((step - d * scales).square() * weight).sum(1, keepdim=True)
-            best_d, least = torch.where(loss < least, d, best_d), torch.minimum(loss, least)
+    for place in (*whole_places(grid.scale_high), *whole_places(grid.scale_low)):
+        d = halved(reach / place)
+        scales = (step * inverse(d)).round_().clamp_(grid.scale_low, grid.scale_high)
+        loss = ((step - d * scales).square() * weight).sum(1, keepdim=True)
+        best_d, least = torch.where(loss < least, d, best_d), torch.minimum(loss, least)
     scales = (step * inverse(best_d)).round_().clamp_(grid.scale_low, grid.scale_high)
     return _with(w, h, best_d, scales, near)
 

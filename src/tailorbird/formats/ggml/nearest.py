@@ -8,9 +8,14 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from tailorbird.formats.ggml.types import Levels
+from tailorbird.formats.ggml.types import Affine, Levels
 
 Nearest = Callable[[Tensor], Tensor]
+
+
+def nearest_point(grid: Levels | Affine) -> Nearest:
+    """A function from (w - offset) / scale to the nearest level or code; it may work in place."""
+    return nearest_level(grid) if isinstance(grid, Levels) else lambda x: x.round_().clamp_(0, grid.top)
 
 
 def nearest_level(grid: Levels) -> Nearest:
@@ -40,3 +45,12 @@ def inverse(scale: Tensor) -> Tensor:
 def ratio(top: Tensor, bottom: Tensor) -> Tensor:
     """top / bottom; 0 where bottom is 0."""
     return torch.where(bottom != 0, top / torch.where(bottom != 0, bottom, 1.0), 0.0)
+
+
+def whole_places(end: int) -> list[float]:
+    """Where the largest of some scales may fall in 0 to `end`. Whole numbers, so that weights that were on such a
+    grid find it again; the end itself, and half a step beyond."""
+    step = max(1, abs(end) // 24) if abs(end) > 15 else 0.5
+    count = int(0.4 * abs(end) / step)
+    sign = 1 if end > 0 else -1
+    return [sign * (abs(end) - step * n) for n in range(-1, count)]
