@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tailorbird.artifact import Artifact
+    from tailorbird.artifact.export import export
     from tailorbird.artifact.verify import verify
     from tailorbird.budget import Budget
     from tailorbird.errors import TailorbirdError
@@ -35,6 +36,7 @@ _HOME = {
     "TailorbirdError": "tailorbird.errors",
     "compress": "tailorbird.pipeline",
     "evaluate": "tailorbird.pipeline.quality",
+    "export": "tailorbird.artifact.export",
     "load": "tailorbird.runtime.load",
     "load_into": "tailorbird.runtime.load",
     "prepare": "tailorbird.pipeline",
@@ -49,6 +51,7 @@ __all__ = [
     "TailorbirdError",
     "compress",
     "evaluate",
+    "export",
     "load",
     "load_into",
     "prepare",

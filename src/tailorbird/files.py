@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,13 +36,43 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with aside.open("rb+") as handle:
             os.fsync(handle.fileno())
         aside.replace(path)
-        _fsync_folder(path.parent)
+        _fsync(path.parent)
     except OSError as error:
         if error.errno in _FULL:
             raise disk_full(path, error) from error
         raise
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder beside `path`; on success give it its name, otherwise remove it. What a killed process had
+    begun there is removed first.
+
+    Raises:
+        ResourceError: the disk is full.
+    """
+    make_folder(path.parent)
+    for left in path.parent.glob(f".{path.name}.*.folder"):
+        if not _alive(left.name.split(".")[-2]):
+            shutil.rmtree(left, ignore_errors=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.folder")
+    try:
+        make_folder(aside)
+        yield aside
+        for file in aside.iterdir():
+            _fsync(file)
+        _fsync(aside)
+        aside.rename(path)
+        _fsync(path.parent)
+    except (OSError, ResourceError) as error:
+        if isinstance(error, ResourceError) or error.errno in _FULL:
+            hint = "free some space and run the same command again; nothing was left behind"
+            raise ResourceError(f"no space left while writing {path}", hint=hint) from error
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def make_folder(path: Path) -> None:
@@ -154,8 +185,19 @@ def confined(folder: Path, name: str) -> Path:
     return path
 
 
-def _fsync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _alive(process: str) -> bool:
+    """Whether the process of this number runs; anything but a number counts as one that does."""
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, ValueError):
+        return True
+    return True
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -76,12 +76,21 @@ class Method:
         Raises:
             UsageError: an unknown option or a value of the wrong type; lists what there is.
         """
-        hints = get_type_hints(cls)
-        fields = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
-        for name in options:
-            if name not in fields:
-                raise UsageError(f"{cls.name} has no option {name!r}", hint=f"its options: {', '.join(sorted(fields))}")
-        return cls(**{name: _typed(name, value, fields[name]) for name, value in options.items()})
+        return cls(**read_options(cls, cls.name, options))
+
+
+def read_options(kind: type[Any], name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Values for the fields of a dataclass; `kind` is the class, `name` what messages call it.
+
+    Raises:
+        UsageError: an unknown option or a value of the wrong type; lists what there is.
+    """
+    hints = get_type_hints(kind)
+    fields = {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+    for option in options:
+        if option not in fields:
+            raise UsageError(f"{name} has no option {option!r}", hint=f"its options: {', '.join(sorted(fields))}")
+    return {option: _typed(option, value, fields[option]) for option, value in options.items()}
 
 
 def group_of(cols: int, wanted: int) -> int:

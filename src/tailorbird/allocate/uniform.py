@@ -7,9 +7,10 @@ blocks are small, so the budget is used to within the smallest of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from tailorbird.allocate.rules import FREE, Rules
 from tailorbird.anatomy.part import Part
 from tailorbird.errors import BudgetError
 from tailorbird.formats import PlaneSpec
@@ -19,7 +20,9 @@ SpecOf = Callable[[Part, int], PlaneSpec]
 CostOf = Callable[[Part, PlaneSpec], int]
 
 
-def uniform(parts: Sequence[Part], spec_of: SpecOf, cost_of: CostOf, limit: int) -> dict[str, PlaneSpec]:
+def uniform(
+    parts: Sequence[Part], spec_of: SpecOf, cost_of: CostOf, limit: int, rules: Rules = FREE
+) -> dict[str, PlaneSpec]:
     """Choose bits for every part so that their sum of bytes is at most `limit` and close to it.
 
     Args:
@@ -27,6 +30,7 @@ def uniform(parts: Sequence[Part], spec_of: SpecOf, cost_of: CostOf, limit: int)
         spec_of: the format of a part at a number of bits.
         cost_of: bytes of a part in a format.
         limit: bytes for all parts together.
+        rules: what the formats must obey; `spec_of` does so already. Tied parts are raised together.
 
     Returns:
         Format by part name.
@@ -35,14 +39,15 @@ def uniform(parts: Sequence[Part], spec_of: SpecOf, cost_of: CostOf, limit: int)
         BudgetError: even one bit everywhere is too large; says what the smallest size is.
     """
     left, specs = _base(parts, spec_of, cost_of, limit)
-    inner = [part for part in parts if part.role not in ("embedding", "head")]
-    outer = [part for part in parts if part.role in ("embedding", "head")]
-    for part in [*inner, *outer, *inner]:
-        for groups in _steps(part, specs[part.name], part in outer):
-            raised = _raise(specs[part.name], groups)
-            step = cost_of(part, raised) - cost_of(part, specs[part.name])
+    units = rules.units(parts)
+    inner = [unit for unit in units if unit[0].role not in ("embedding", "head")]
+    outer = [unit for unit in units if unit[0].role in ("embedding", "head")]
+    for unit in [*inner, *outer, *inner]:
+        for raised in _raised(unit, specs[unit[0].name], spec_of, rules, unit in outer):
+            step = sum(cost_of(part, spec) - cost_of(part, specs[part.name]) for part, spec in raised)
             if step <= left:
-                specs[part.name], left = raised, left - step
+                specs.update({part.name: spec for part, spec in raised})
+                left -= step
                 break
     return specs
 
@@ -60,13 +65,18 @@ def _base(parts: Sequence[Part], spec_of: SpecOf, cost_of: CostOf, limit: int) -
     )
 
 
-def _steps(part: Part, spec: PlaneSpec, by_groups: bool) -> range:
-    """How many groups to raise, most first."""
-    groups = len(spec.bits) if max(spec.bits) < MAX_BITS else 0
-    return range(groups, 0, -1) if by_groups else range(groups, 0, -max(1, groups))
-
-
-def _raise(spec: PlaneSpec, groups: int) -> PlaneSpec:
-    """One more bit for the last groups: in a sweep nothing after them can make up for their errors."""
-    keep = len(spec.bits) - groups
-    return replace(spec, bits=spec.bits[:keep] + tuple(bits + 1 for bits in spec.bits[keep:]))
+def _raised(
+    unit: list[Part], now: PlaneSpec, spec_of: SpecOf, rules: Rules, by_groups: bool
+) -> Iterator[list[tuple[Part, PlaneSpec]]]:
+    """Better formats of parts that change together: the next more bits for all; for a part alone, for its last
+    groups, most groups first: in a sweep nothing after them can make up for their errors."""
+    top = max(now.bits)
+    for bits in range(top + 1, MAX_BITS + 1):
+        if spec_of(unit[0], bits) != now:
+            yield [(part, spec_of(part, bits)) for part in unit]
+            break
+    if by_groups and len(unit) == 1 and top < MAX_BITS:
+        for keep in range(1, len(now.bits)):
+            mixed = replace(now, bits=now.bits[:keep] + tuple(bits + 1 for bits in now.bits[keep:]))
+            if rules.allows(unit[0], mixed):
+                yield [(unit[0], mixed)]

@@ -12,8 +12,11 @@ import torch
 
 from tailorbird.anatomy import Model
 from tailorbird.anatomy.families import anatomies
+from tailorbird.artifact.manifest import NAME as MANIFEST
 from tailorbird.artifact.manifest import Manifest, weight_digest
 from tailorbird.artifact.reader import TOKENIZER, Artifact
+from tailorbird.artifact.record import NAME as RECORD
+from tailorbird.artifact.record import Record, check_files
 from tailorbird.errors import ArtifactError, TailorbirdError
 from tailorbird.formats import BitPlanes
 from tailorbird.formats.bitplanes import ROW_CHUNK
@@ -34,11 +37,14 @@ class Verified:
 
 
 def verify(folder: str | Path) -> Verified:
-    """Check an artifact in this process.
+    """Check an artifact, or an export, in this process.
 
     Raises:
         ArtifactError: anything is off; the message says what and where.
     """
+    folder = Path(folder)
+    if not (folder / MANIFEST).exists() and (folder / RECORD).exists():
+        return _verify_export(folder)
     artifact = Artifact.open(folder)
     checks = [f"{len(artifact.manifest.files)} files have the sizes and digests of the manifest"]
     if set(artifact.manifest.weights) != set(artifact.plan.specs):
@@ -73,6 +79,18 @@ def verify(folder: str | Path) -> Verified:
             Tokenizer.of(artifact)
             checks.append("the tokenizer can be read")
     return Verified(artifact.digest, artifact.nbytes, artifact.bits, tuple(checks))
+
+
+def _verify_export(folder: Path) -> Verified:
+    """An export was compared with its artifact when it was made: now its files must still be those."""
+    record = Record.read(folder)
+    check_files(folder, record)
+    checks = [
+        f"{len(record.files)} files have the sizes and digests of the record",
+        f"made for {record.target} from artifact {record.artifact}, read back by {record.library}"
+        + (": no weight differs" if record.exact else ""),
+    ]
+    return Verified(record.digest, record.nbytes, 8 * record.nbytes / record.weights, tuple(checks))
 
 
 def close(folder: Path) -> Verified:

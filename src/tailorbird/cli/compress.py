@@ -41,6 +41,9 @@ def command(
     plan: Annotated[
         Path | None, typer.Option("--plan", metavar="FILE", help="An edited plan, from --dry-run --json.")
     ] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", metavar="NAME", help="Obey the rules of a runtime; see `export`.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished job.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan, its bytes, time and memory; touch no weight.")
@@ -58,8 +61,8 @@ def command(
     this = session(context)
     given = None if plan is None else _plan(plan, method)
     job = Job(model, out or Path(), method or DEFAULT_METHOD, budget or None, data, samples, length, seed)
-    job.options, job.plan, job.resume = _options(settings or []), given, resume
-    job.evaluate, job.eval_tokens = evaluate, eval_tokens
+    job.options, job.plan, job.resume = options_of(settings or []), given, resume
+    job.target, job.evaluate, job.eval_tokens = target, evaluate, eval_tokens
     if dry_run:
         _show_plan(job, this)
         return
@@ -76,7 +79,7 @@ def command(
     this.line(f"artifact: {out} (verified, digest {report['digest']})\nreport:   {report['report']}")
 
 
-def _options(settings: list[str]) -> dict[str, str]:
+def options_of(settings: list[str]) -> dict[str, str]:
     """``key=value`` texts as a mapping; the last of a key holds."""
     found = {}
     for text in settings:
@@ -103,7 +106,7 @@ def _show_plan(job: Job, this: Session) -> None:
     from tailorbird.cli.tables import plan_table
     from tailorbird.pipeline import prepare
 
-    prepared = prepare(job.model, job.method, job.budget, job.options, job.plan)
+    prepared = prepare(job.model, job.method, job.budget, job.options, job.plan, job.target)
     found = described(prepared, job)
     if this.json:
         this.emit(found)

@@ -31,6 +31,7 @@ class Job:
     seed: int = 0
     options: dict[str, str] = field(default_factory=dict)
     plan: Plan | None = None
+    target: str | None = None
     resume: bool = False
     evaluate: bool = True
     eval_tokens: int = 4092
@@ -57,6 +58,7 @@ def perform(job: Job, this: Session) -> dict[str, Any]:
             seed=job.seed,
             options=job.options,
             plan=job.plan,
+            target=job.target,
             resume=job.resume,
             progress=bar,
         )
@@ -111,6 +113,7 @@ def recipe_of(job: Job, result: Result) -> dict[str, Any]:
         "samples": job.samples,
         "length": job.length,
         "seed": job.seed,
+        "target": job.target,
         "set": dict(result.artifact.plan.options),
     }
 

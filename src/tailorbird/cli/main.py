@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from tailorbird import __version__
-from tailorbird.cli import compress, demo, evaluate, inspect, methods, run, verify
+from tailorbird.cli import compress, demo, evaluate, export, inspect, methods, run, verify
 from tailorbird.cli.session import Session, say, session
 from tailorbird.errors import TailorbirdError, UsageError
 
@@ -47,7 +47,7 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
-for _module in (compress, evaluate, run, inspect, verify, methods, demo):
+for _module in (compress, evaluate, run, inspect, verify, export, methods, demo):
     app.command(_module.__name__.rpartition(".")[2])(_guarded(_module.command))
 
 

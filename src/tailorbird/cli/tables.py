@@ -47,6 +47,15 @@ def methods_table(methods: Iterable[Mapping[str, Any]]) -> Table:
     return made
 
 
+def changes_table(changes: Iterable[Mapping[str, Any]]) -> Table:
+    """What an export had to put into another format."""
+    made = _table("role", "from", "to", "parts", "bytes", "bytes then", "changes", "error", "error then", left=3)
+    for row in changes:
+        errors = [_share(row[name]) for name in ("lost", "artifact_error", "export_error")]
+        made.add_row(row["role"], row["from"], row["to"], str(row["parts"]), *(f"{n:,}" for n in row["bytes"]), *errors)
+    return made
+
+
 def quality_table(found: Mapping[str, Any]) -> Table:
     """What `evaluate` found."""
     bos = "with" if found["bos"] else "without"
@@ -105,6 +114,10 @@ def _code_bits(bits: int | str) -> str:
 
 def _figure(value: Any) -> str:
     return "-" if not isinstance(value, int | float) else f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3%}"
 
 
 def _word(value: Any) -> str:

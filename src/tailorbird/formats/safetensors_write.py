@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,14 +30,38 @@ def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         ResourceError: the disk is full.
     """
+    stream(path, tensors, lambda name: [tensors[name]])
+
+
+def stream(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    pieces: Callable[[str], Iterable[Tensor]],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write tensors that are never whole in memory.
+
+    Args:
+        path: of the file.
+        tensors: shapes and types; meta tensors will do.
+        pieces: consecutive rows of a tensor, by its name.
+        metadata: texts for the header.
+
+    Raises:
+        ResourceError: the disk is full.
+        ValueError: the pieces of a tensor have more or fewer bytes than the tensor.
+    """
     with atomic_path(path) as aside, aside.open("wb") as handle:
-        handle.write(_header(tensors))
+        handle.write(_header(tensors, metadata))
         for name in _ordered(tensors):
-            handle.write(raw_bytes(tensors[name]))
+            written = sum(handle.write(raw_bytes(piece)) for piece in pieces(name))
+            if written != _nbytes(tensors[name]):
+                raise ValueError(f"{name}: {written} bytes came where {_nbytes(tensors[name])} were announced")
 
 
-def _header(tensors: Mapping[str, Tensor]) -> bytes:
-    entries, at = {}, 0
+def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    at = 0
     for name in _ordered(tensors):
         tensor = tensors[name]
         end = at + _nbytes(tensor)

@@ -53,6 +53,7 @@ def compress(
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
     plan: Plan | None = None,
+    target: str | None = None,
     resume: bool = False,
     progress: Progress = silent,
 ) -> Result:
@@ -69,6 +70,8 @@ def compress(
         seed: of every random choice.
         options: options of the method.
         plan: an edited plan to apply.
+        target: name of a runtime (see `tailorbird.artifact.targets`) whose rules the plan obeys, so that an export to
+            it changes no weight.
         resume: go on with an unfinished job of the same options; a finished one is given back as it is.
         progress: told about every finished piece.
 
@@ -81,7 +84,7 @@ def compress(
     """
     out = Path(out)
     keep_little()
-    job = prepare(model, method, budget, options, plan)
+    job = prepare(model, method, budget, options, plan, target)
     data_in = calibration(job, data, samples, length, seed)
     partial = Partial(out, _identity(job, data_in, seed), resume)
     clock: dict[str, float] = {}
@@ -109,6 +112,7 @@ def _identity(job: Prepared, data: Calibration, seed: int) -> dict[str, Any]:
         "plan": job.plan.to_json(),
         "data": data.digest,
         "seed": seed,
+        "target": job.target,
     }
 
 

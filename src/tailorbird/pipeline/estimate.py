@@ -56,7 +56,7 @@ class Estimate:
 
 def smallest(job: Prepared) -> Prepared:
     """The same job at one bit a weight: the smallest with these options."""
-    specs = {part.name: job.method.spec(part, 1) for part in job.plan.parts}
+    specs = {part.name: job.spec(part, 1) for part in job.plan.parts}
     return replace(job, plan=Plan(job.plan.method, job.plan.options, job.plan.parts, specs))
 
 

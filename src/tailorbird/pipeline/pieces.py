@@ -57,8 +57,9 @@ def _fit(job: Prepared, part: Part, stats: Stats) -> tuple[BitPlanes, dict[str, 
     planned = job.plan.specs[part.name]
     # A plan given by hand keeps bits written group by group; one number leaves the inner choice to the method.
     fixed = job.given and len(set(planned.bits)) > 1
+    fixed |= job.rules.tied(part)
     spec = planned if fixed else job.method.decide(weight, stats, planned)
-    if BitPlanes.plan(part.shape[0], spec).nbytes > job.plan.part_bytes(part):
+    if BitPlanes.plan(part.shape[0], spec).nbytes > job.plan.part_bytes(part) or not job.rules.allows(part, spec):
         spec = planned
     fitted = job.method.fit(weight, stats, spec)
     del weight

@@ -13,8 +13,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tailorbird.allocate.rules import FREE, Rules
 from tailorbird.allocate.uniform import uniform
 from tailorbird.anatomy import Model, Part
+from tailorbird.artifact import targets
 from tailorbird.artifact.layout import Segment, narrowed, planned_bytes, segments
 from tailorbird.artifact.reader import TOKENIZER
 from tailorbird.budget import Budget
@@ -53,6 +55,8 @@ class Prepared:
         kept: tensors stored as they are, ready to write.
         files: content of the artifact's other files by name.
         given: the plan was given, not allocated.
+        target: name of the runtime the plan is made for; empty for our own.
+        rules: what its formats obey therefore.
     """
 
     model: Model
@@ -64,6 +68,12 @@ class Prepared:
     kept: Mapping[str, Tensor]
     files: Mapping[str, bytes]
     given: bool = False
+    target: str = ""
+    rules: Rules = FREE
+
+    def spec(self, part: Part, bits: int) -> PlaneSpec:
+        """The format of a part at a number of bits, under the rules."""
+        return self.rules.carried(part, self.method.spec(part, bits))
 
     @cached_property
     def weight_bytes(self) -> int:
@@ -92,6 +102,7 @@ def prepare(
     budget: str | Iterable[str] | None = None,
     options: Mapping[str, Any] | None = None,
     plan: Plan | None = None,
+    target: str | None = None,
 ) -> Prepared:
     """Lay out a model and decide the format of every part.
 
@@ -101,11 +112,12 @@ def prepare(
         budget: such as ``3bits`` or ``120MB`` or several; without one and without a plan, 4.5 bits.
         options: options of the method.
         plan: an edited plan to apply instead of allocating; a budget beside it must hold.
+        target: name of a runtime that is to read the artifact's export without any change.
 
     Raises:
         ModelError: the model can't be read.
         BudgetError: the budget can't be kept; says what is the smallest possible.
-        UsageError: the plan does not belong to the model.
+        UsageError: the plan does not belong to the model, or the target can't carry it.
     """
     checkpoint = None if isinstance(source, nn.Module) else open_checkpoint(source)
     model = Model.wrap(source) if isinstance(source, nn.Module) else Model.open(_some(checkpoint))
@@ -116,9 +128,14 @@ def prepare(
     pieces = segments(model)
     kept = {name: narrowed(model.read(name)) for piece in pieces for name in piece.kept}
     files = _files(checkpoint)
-    decided = Plan(method, chosen.options(), model.parts, _given(plan, model)) if plan else None
-    decided = decided or _allocate(model, chosen, asked, pieces, kept, files)
-    ready = Prepared(model, checkpoint, chosen, asked, decided, pieces, kept, files, plan is not None)
+    rules = targets.find(target).rules(model.parts) if target else FREE
+    begun = Plan(method, chosen.options(), model.parts, _given(plan, model) if plan else {})
+    draft = Prepared(
+        model, checkpoint, chosen, asked, begun, pieces, kept, files, plan is not None, target or "", rules
+    )
+    if plan is not None:
+        _check_rules(draft)
+    ready = draft if plan is not None else replace(draft, plan=_allocate(draft))
     check_budget(asked, ready.nbytes, ready.bits, "the plan takes")
     return ready
 
@@ -158,43 +175,52 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
-def _allocate(
-    model: Model,
-    method: Method,
-    budget: Budget,
-    pieces: list[Segment],
-    kept: Mapping[str, Tensor],
-    files: Mapping[str, bytes],
-) -> Plan:
+def _allocate(job: Prepared) -> Plan:
     """Uniform bits; the limit shrinks by what headers and the plan turn out to take."""
+    budget, parts = job.budget, job.model.parts
 
     def cost(part: Part, spec: PlaneSpec) -> int:
         return BitPlanes.plan(part.shape[0], spec).nbytes
 
-    def draft(specs: Mapping[str, PlaneSpec], by: Method = method) -> Prepared:
-        plan = Plan(by.name, by.options(), model.parts, specs)
-        return Prepared(model, None, by, budget, plan, pieces, kept, files)
+    def draft(specs: Mapping[str, PlaneSpec], by: Method = job.method) -> Prepared:
+        return replace(job, method=by, plan=Plan(by.name, by.options(), parts, specs))
 
-    ones = draft({part.name: method.spec(part, 1) for part in model.parts})
+    ones = draft({part.name: job.spec(part, 1) for part in parts})
     headers = ones.weight_bytes - ones.plan.code_bytes
-    limit = budget.weight_bytes(model.numel, ones.other_bytes)
+    limit = budget.weight_bytes(job.model.numel, ones.other_bytes)
     if budget.bits is not None:
-        limit = min(limit, int(budget.bits * model.numel / 8) - plan_bytes(ones.plan))
+        limit = min(limit, int(budget.bits * job.model.numel / 8) - plan_bytes(ones.plan))
     if ones.weight_bytes > limit:
-        coarse = replace(method, group_size=ONE_GROUP)
-        least = draft({part.name: coarse.spec(part, 1) for part in model.parts}, coarse)
+        coarse = replace(job, method=replace(job.method, group_size=ONE_GROUP))
+        least = draft({part.name: coarse.spec(part, 1) for part in parts}, coarse.method)
         rows = f"{least.nbytes} bytes ({_up(least.bits)} bits a weight) with one group a row (group_size={ONE_GROUP})"
         raise BudgetError(
             f"the smallest possible with these options is {ones.nbytes} bytes ({_up(ones.bits)} bits a weight)",
             hint=f"raise the budget; {rows}" if least.nbytes < ones.nbytes else "raise the budget",
         )
     # Numbers in the headers grow with the parts they describe, by a few digits for every file.
-    for slack in (0, 64 * len(pieces)):
+    for slack in (0, 64 * len(job.pieces)):
         room = max(ones.plan.code_bytes, limit - headers - slack)
-        found = draft(uniform(model.parts, method.spec, cost, room))
+        found = draft(uniform(parts, job.spec, cost, room, job.rules))
         if found.weight_bytes <= limit:
             return found.plan
     return ones.plan
+
+
+def _check_rules(job: Prepared) -> None:
+    specs = job.plan.specs
+    for part in job.plan.parts:
+        near = job.rules.carried(part, specs[part.name])
+        if near != specs[part.name]:
+            raise UsageError(
+                f"target {job.target!r} can't carry the plan's format of {part.name}: {specs[part.name].to_json()}",
+                hint=f"the nearest it can carry is {near.to_json()}",
+            )
+    for group in job.rules.ties:
+        if len({specs[name] for name in group}) > 1:
+            raise UsageError(
+                f"target {job.target!r} needs one format for {', '.join(group)}", hint="give them the same in the plan"
+            )
 
 
 def _up(bits: float) -> float:

@@ -1,0 +1,157 @@
+"""What a target can't carry: which parts, and what the nearest format loses."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tailorbird.anatomy import Model, Part
+from tailorbird.artifact.folder import CHUNK
+from tailorbird.artifact.reader import Artifact
+from tailorbird.artifact.reencode import spec_label
+from tailorbird.artifact.targets.target import Told
+from tailorbird.checkpoint import open_checkpoint
+from tailorbird.errors import TailorbirdError
+from tailorbird.files import read_toml
+from tailorbird.formats import BitPlanes, PlaneSpec
+
+
+@dataclass(frozen=True)
+class Change:
+    """A part the target can't carry as it is.
+
+    Attributes:
+        part: the part.
+        old: its format in the artifact.
+        new: the nearest the target carries.
+        lost: |W' - W| / |W|, Frobenius norms: what the new format changes.
+        before: the same of the artifact against the original model, where that could be read.
+        after: the same of the new format against the original.
+    """
+
+    part: Part
+    old: PlaneSpec
+    new: PlaneSpec
+    lost: float
+    before: float | None = None
+    after: float | None = None
+
+    @property
+    def nbytes(self) -> tuple[int, int]:
+        """Bytes of the old and of the new format, as an artifact stores them."""
+        old, new = (BitPlanes.plan(self.part.shape[0], spec).nbytes for spec in (self.old, self.new))
+        return old, new
+
+
+def changes(artifact: Artifact, source: Artifact, original: str | Path | None, told: Told) -> Iterator[Change]:
+    """What differs between an artifact and the same in other formats, part by part, against the original too where it
+    can be read."""
+    if source is artifact:
+        return
+    model = _original(artifact, original)
+    changed = [part for part in artifact.plan.parts if source.plan.specs[part.name] != artifact.plan.specs[part.name]]
+    for number, part in enumerate(changed):
+        told("comparing formats", number, len(changed))
+        yield _change(part, artifact, source, model)
+
+
+def _change(part: Part, artifact: Artifact, source: Artifact, model: Model | None) -> Change:
+    """Squared norms are summed over a few rows at a time."""
+    lost = size = before = after = whole = 0.0
+    step = max(1, CHUNK // part.shape[1])
+    for low in range(0, part.shape[0], step):
+        high = min(low + step, part.shape[0])
+        old = artifact.planes(part.name, low, high).dequantize()
+        new = source.planes(part.name, low, high).dequantize()
+        lost, size = lost + float((new - old).square().sum()), size + float(old.square().sum())
+        if model is not None:
+            weight = model.read_rows(part, low, high).float()
+            before, after = before + float((old - weight).square().sum()), after + float((new - weight).square().sum())
+            whole += float(weight.square().sum())
+    specs = artifact.plan.specs[part.name], source.plan.specs[part.name]
+    if model is None:
+        return Change(part, *specs, _ratio(lost, size))
+    return Change(part, *specs, _ratio(lost, size), _ratio(before, whole), _ratio(after, whole))
+
+
+def _ratio(lost: float, whole: float) -> float:
+    return math.sqrt(lost / whole) if whole else math.sqrt(lost)
+
+
+def _recipe(artifact: Artifact) -> dict[str, Any]:
+    path = artifact.folder / "recipe.toml"
+    try:
+        return read_toml(path) if path.is_file() else {}
+    except TailorbirdError:
+        return {}
+
+
+def _original(artifact: Artifact, given: str | Path | None) -> Model | None:
+    """The model the artifact was made from; a recipe's is taken only where nothing has to be fetched for it."""
+    if given is not None:
+        return Model.open(open_checkpoint(given))
+    name = _recipe(artifact).get("model")
+    if not isinstance(name, str) or not (name.startswith("demo:") or Path(name).exists()):
+        return None
+    try:
+        return Model.open(open_checkpoint(name))
+    except TailorbirdError:
+        return None
+
+
+def grouped(found: Sequence[Change]) -> list[dict[str, Any]]:
+    """Changes of the same kind together: role, formats, parts, bytes, and the largest losses."""
+    kinds: dict[tuple[str, str, str], list[Change]] = {}
+    for change in found:
+        key = (change.part.role, spec_label(change.part, change.old), spec_label(change.part, change.new))
+        kinds.setdefault(key, []).append(change)
+
+    def largest(members: list[Change], name: str) -> float | None:
+        values = [getattr(member, name) for member in members]
+        return None if None in values else max(values)
+
+    return [
+        {
+            "role": role,
+            "parts": len(members),
+            "from": old,
+            "to": new,
+            "bytes": [sum(member.nbytes[i] for member in members) for i in (0, 1)],
+            "lost": largest(members, "lost"),
+            "artifact_error": largest(members, "before"),
+            "export_error": largest(members, "after"),
+        }
+        for (role, old, new), members in kinds.items()
+    ]
+
+
+def refusal(target: str, artifact: Artifact, found: Sequence[Change]) -> str:
+    """Why an export stops, with a line for every kind of change."""
+    lines = [f"{target} can't carry {len(found)} of {len(artifact.plan.parts)} parts as they are:"]
+    for row in grouped(found):
+        lost = f"loses up to {row['lost']:.2%} of the weights' norm" if row["lost"] else "loses nothing"
+        lines.append(
+            f"  {row['parts']} {row['role']}: {row['from']} -> {row['to']}; "
+            f"{row['bytes'][0]:,} -> {row['bytes'][1]:,} bytes, {lost}"
+        )
+    return "\n".join(lines)
+
+
+def resolve(target: str, artifact: Artifact) -> str:
+    """The command that solves the plan anew under the target's rules."""
+    recipe, plan = _recipe(artifact), artifact.plan
+    budget = recipe.get("budget") or [f"{math.ceil(artifact.bits * 100) / 100:g}bits"]
+    words = ["tailorbird", "compress", str(recipe.get("model", "MODEL")), "--method", plan.method]
+    for text in budget if isinstance(budget, list) else [budget]:
+        words += ["--budget", str(text)]
+    for key, usual in (("data", None), ("samples", 64), ("length", 512), ("seed", 0)):
+        if recipe.get(key, usual) != usual:
+            words += [f"--{key}", str(recipe[key])]
+    for name, value in plan.options.items():
+        words += ["--set", f"{name}={str(value).lower() if isinstance(value, bool) else value}"]
+    words += ["--target", target, "--out", f"{artifact.folder.name}-{target}"]
+    return f"solve it anew for the target: {shlex.join(words)}"

@@ -1,0 +1,97 @@
+"""`export`: an artifact in the form of another runtime, compared with the artifact by that runtime's own library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tailorbird.artifact import targets
+from tailorbird.artifact.changes import Change, changes, refusal, resolve
+from tailorbird.artifact.reader import Artifact
+from tailorbird.artifact.record import Record, files_of
+from tailorbird.artifact.reencode import Reencoded
+from tailorbird.artifact.targets.target import Check, Told
+from tailorbird.errors import UsageError
+from tailorbird.files import atomic_folder
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export gave.
+
+    Attributes:
+        folder: where it lies.
+        target: the runtime it is for.
+        nbytes: bytes of its files.
+        artifact_nbytes: bytes of the artifact.
+        digest: of its record.
+        changes: parts that were put into another format; empty where the target carries all.
+        check: what the target's own library found.
+    """
+
+    folder: Path
+    target: str
+    nbytes: int
+    artifact_nbytes: int
+    digest: str
+    changes: tuple[Change, ...]
+    check: Check
+
+    @property
+    def exact(self) -> bool:
+        """No weight differs from the artifact's."""
+        return self.check.exact and not any(change.lost for change in self.changes)
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+def export(
+    artifact: str | Path | Artifact,
+    out: str | Path,
+    to: str,
+    *,
+    options: Mapping[str, Any] | None = None,
+    reencode: bool = False,
+    original: str | Path | None = None,
+    told: Told = _silent,
+) -> Exported:
+    """Write an artifact in the form of another runtime and have that runtime's library compare it.
+
+    Args:
+        artifact: its folder, or opened.
+        out: the folder to make; it must not exist.
+        to: name of a target.
+        options: options of the target.
+        reencode: where the target can't carry a format, take the nearest it can, and say what that loses.
+        original: the model the artifact was made from, to say how far it is from that; by default what the
+            artifact's recipe names, where that is on this machine.
+        told: told about the progress.
+
+    Raises:
+        UsageError: `out` exists, or the target can't carry the artifact and `reencode` is not given; the hint is the
+            command that makes an artifact it can carry.
+        ArtifactError: the artifact is damaged, or the export differs from it.
+        MissingExtra: the target's library is not installed.
+        ResourceError: the disk is full; nothing is left of the export.
+    """
+    opened = artifact if isinstance(artifact, Artifact) else Artifact.open(artifact)
+    out, target = Path(out), targets.find(to, **dict(options or {}))
+    if out.exists() or out.is_symlink():
+        raise UsageError(f"{out} exists", hint="choose another folder with --out, or remove this one")
+    target.refuse(opened)
+    source = Reencoded.under(opened, target.rules(opened.plan.parts))
+    found = tuple(changes(opened, source, original, told))
+    if found and not reencode:
+        raise UsageError(refusal(to, opened, found), hint=f"{resolve(to, opened)}; or go on with --reencode")
+    with atomic_folder(out) as folder:
+        target.write(source, folder, told)
+        check = target.check(source, folder)
+        exact = check.exact and not any(change.lost for change in found)
+        files = files_of(folder)
+        record = Record(to, asdict(target), opened.digest, check.library, exact, opened.plan.numel, files)
+        record.write(folder)
+    return Exported(out, to, record.nbytes, opened.nbytes, record.digest, found, check)

@@ -1,0 +1,100 @@
+"""`Target`: what a runtime accepts, and how to write it.
+
+A target is a frozen dataclass whose fields are its options. It is given an artifact whose formats it can carry and an
+empty folder; everything else (refusing, re-encoding, naming, digests) is the same for all and done by `export`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from tailorbird.allocate.rules import Rules
+from tailorbird.anatomy import Part
+from tailorbird.artifact.reader import Artifact
+from tailorbird.formats import PlaneSpec
+from tailorbird.method import read_options
+
+T = TypeVar("T", bound="Target")
+# Told what is being worked on, how many are done, and how many there are.
+Told = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Check:
+    """What the target's own library found in a written folder.
+
+    Attributes:
+        library: what read it back, with its version.
+        parts: weights that were compared with the artifact's.
+        exact: every one of them is the artifact's, bit for bit.
+        error: largest |W' - W| over the largest |W| of its part, of all parts.
+        tolerance: what `error` was allowed to be, and
+        why: the reason it may be above zero, for people; empty where it may not.
+        notes: what else the user should know.
+    """
+
+    library: str
+    parts: int
+    exact: bool
+    error: float = 0.0
+    tolerance: float = 0.0
+    why: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What all targets share. Subclasses are frozen dataclasses too; their fields are options of the export."""
+
+    name: ClassVar[str] = ""
+    extra: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
+
+    def carried(self, part: Part, spec: PlaneSpec) -> PlaneSpec:
+        """The nearest format the target can carry for a part; `spec` itself where it carries that without changing a
+        weight."""
+        return spec
+
+    def ties(self, parts: Sequence[Part]) -> list[tuple[str, ...]]:
+        """Names of parts that must have one format, such as the members of a fused layer."""
+        return []
+
+    def refuse(self, artifact: Artifact) -> None:
+        """Raise where the target can't carry the model at all, before anything is written.
+
+        Raises:
+            ModelError: the family is not supported.
+        """
+
+    def write(self, artifact: Artifact, out: Path, told: Told) -> None:
+        """Write an artifact whose formats are all carried into the empty folder `out`, a few weights in memory at a
+        time.
+
+        Raises:
+            MissingExtra: the extra is not installed.
+        """
+        raise NotImplementedError(f"target {self.name!r} has no write")
+
+    def check(self, artifact: Artifact, out: Path) -> Check:
+        """Read what was written back with the target's own library and compare it with the artifact.
+
+        Raises:
+            ArtifactError: a weight differs by more than the tolerance.
+        """
+        raise NotImplementedError(f"target {self.name!r} has no check")
+
+    def rules(self, parts: Sequence[Part]) -> Rules:
+        """What a plan must obey so that it can be carried."""
+        return Rules(self.carried, self.ties(parts))
+
+    @classmethod
+    def from_options(cls: type[T], options: Mapping[str, Any]) -> T:
+        """Build from plain data.
+
+        Raises:
+            UsageError: an unknown option or a value of the wrong type; lists what there is.
+        """
+        return cls(**read_options(cls, f"target {cls.name}", options))

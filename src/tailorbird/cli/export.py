@@ -1,0 +1,77 @@
+"""``tailorbird export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tailorbird.cli.compress import options_of
+from tailorbird.cli.options import Folder, Json, Recipe
+from tailorbird.cli.session import session
+
+if TYPE_CHECKING:
+    from tailorbird.artifact.export import Exported
+
+
+def command(
+    context: typer.Context,
+    artifact: Folder,
+    to: Annotated[str, typer.Option("--to", metavar="TARGET", help="hf, compressed-tensors, onnx, gguf ...")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to make.")],
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="Of weights the target keeps unpacked: fp32, fp16 or bf16.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the target; may be repeated.")
+    ] = None,
+    reencode: Annotated[
+        bool, typer.Option("--reencode", help="Take the nearest format where the target can't carry one.")
+    ] = False,
+    original: Annotated[
+        str | None, typer.Option("--original", metavar="MODEL", help="To measure against; the recipe's by default.")
+    ] = None,
+    recipe: Recipe = None,
+    json: Json = False,
+) -> None:
+    """Write an artifact in the form of another runtime, compared with the artifact by that runtime's own library."""
+    from tailorbird.artifact.export import export
+    from tailorbird.cli.progress import evaluation
+
+    this = session(context)
+    options = options_of(settings or []) | ({} if dtype is None else {"dtype": dtype})
+    with evaluation("exporting") as told:
+        done = export(artifact, out, to, options=options, reencode=reencode, original=original, told=told)
+    found = described(done)
+    if this.json:
+        this.emit(found)
+        return
+    if done.changes:
+        from tailorbird.cli.tables import changes_table
+
+        this.show(changes_table(found["changes"]))
+    check = done.check
+    same = "every weight is the artifact's" if done.exact else f"weights differ by {check.error:.2g} at most"
+    this.line(f"{out}: {done.nbytes:,} bytes for {to}; the artifact has {done.artifact_nbytes:,}")
+    this.line(f"{check.library} read back {check.parts} tensors: {same}{f' ({check.why})' if check.why else ''}")
+    for note in check.notes:
+        this.line(f"note: {note}")
+
+
+def described(done: Exported) -> dict[str, Any]:
+    """What ``export --json`` prints."""
+    from dataclasses import asdict
+
+    from tailorbird.artifact.changes import grouped
+
+    return {
+        "out": str(done.folder),
+        "target": done.target,
+        "bytes": done.nbytes,
+        "artifact_bytes": done.artifact_nbytes,
+        "digest": done.digest,
+        "exact": done.exact,
+        "check": asdict(done.check),
+        "changes": grouped(done.changes),
+    }
