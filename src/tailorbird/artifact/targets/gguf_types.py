@@ -13,9 +13,11 @@ from torch import Tensor
 
 from tailorbird.anatomy import Part
 from tailorbird.artifact.reader import Artifact
-from tailorbird.formats import PlaneSpec
+from tailorbird.formats import BitPlanes, PlaneSpec
 from tailorbird.formats.ggml import TYPES, BlockType, block_type, decode, encode
+from tailorbird.formats.ggml.codec import Steps
 from tailorbird.formats.ggml.exact import exact_blocks, exact_type
+from tailorbird.formats.grid import Grid
 
 # What llama.cpp takes where rows don't divide into a type's blocks.
 FALLBACKS = {
@@ -64,12 +66,14 @@ def choose(artifact: Artifact, part: Part, named: str, loss: float) -> Choice:
         return Choice(exact, exact=True)
     if named:
         return wanted or Choice(None)
-    sample, most = _sample(artifact, part), allowed_error(spec, loss)
+    most = allowed_error(spec, loss)
+    weight, grid = _unpacked(_sample(artifact, part))
     for bits in sorted({kind.bits for kind in TYPES.values()}):
         kinds = [kind for kind in TYPES.values() if kind.bits == bits and cols % kind.weights == 0]
-        errors = [(relative_error(decode(encode(sample, kind), kind), sample), kind) for kind in kinds]
-        if errors and min(errors, key=lambda found: found[0])[0] <= most:
-            return Choice(min(errors, key=lambda found: found[0])[1])
+        errors = {kind.name: relative_error(decode(encode(weight, kind, grid=grid), kind), weight) for kind in kinds}
+        best = min(kinds, key=lambda kind: errors[kind.name], default=None)
+        if best and errors[best.name] <= most:
+            return Choice(best)
     return Choice(None)
 
 
@@ -86,10 +90,10 @@ def blocks(artifact: Artifact, part: Part, choice: Choice, start: int, stop: int
     planes = artifact.planes(part.name, start, stop)
     if choice.exact and choice.kind:
         return exact_blocks(planes, choice.kind)
-    weight = planes.dequantize()
+    weight, grid = _unpacked([planes])
     if choice.kind is None:
         return weight.to(torch.float16).view(torch.uint8)
-    return encode(weight, choice.kind)
+    return encode(weight, choice.kind, grid=grid)
 
 
 def relative_error(got: Tensor, want: Tensor) -> float:
@@ -98,8 +102,17 @@ def relative_error(got: Tensor, want: Tensor) -> float:
     return lost / whole if whole else lost
 
 
-def _sample(artifact: Artifact, part: Part) -> Tensor:
-    """Some rows from everywhere in a part, float32."""
+def _unpacked(pieces: list[BitPlanes]) -> tuple[Tensor, Steps | None]:
+    """Weights of some rows, and scale and offset of their groups where these are runs of columns."""
+    weight = torch.cat([planes.dequantize() for planes in pieces])
+    if pieces[0].spec.column_order:
+        return weight, None
+    found = [Grid(planes.spec, planes.arrays).values() for planes in pieces]
+    return weight, (torch.cat([scale for scale, _ in found]), torch.cat([offset for _, offset in found]))
+
+
+def _sample(artifact: Artifact, part: Part) -> list[BitPlanes]:
+    """Some rows from everywhere in a part."""
     rows = part.shape[0]
     starts = sorted({min(rows * spot // _SPOTS, max(0, rows - _SPOT_ROWS)) for spot in range(_SPOTS)})
-    return torch.cat([artifact.read_rows(part.tensor, a, min(a + _SPOT_ROWS, rows)) for a in starts])
+    return [artifact.planes(part.name, a, min(a + _SPOT_ROWS, rows)) for a in starts]

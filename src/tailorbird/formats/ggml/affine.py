@@ -64,17 +64,18 @@ class _Sums:
         return scale, offset, gain
 
 
-def fit_affine(w: Tensor, h: Tensor, kind: BlockType) -> Numbers:
+def fit_affine(w: Tensor, h: Tensor, kind: BlockType, known: tuple[Tensor, Tensor] | None = None) -> Numbers:
     """Numbers that lose least of ``sum h (w - value)^2``.
 
     Args:
         w: float32 (n, subs, sub).
         h: float32, likewise or broadcastable to it; positive.
         kind: a type on an `Affine` grid.
+        known: scale and offset of every sub-block, each (n, subs), to start from, too.
     """
     grid = kind.grid
     assert isinstance(grid, Affine)
-    scale, offset = _best_range(w, h, grid.top, below=bool(kind.scales))
+    scale, offset = _best_range(w, h, grid.top, known, below=bool(kind.scales))
     if not kind.scales:
         d, start = halved(scale), halved(offset)
         return Numbers(d, _nearest(w, d, start, grid.top).to(torch.uint8), start)
@@ -88,7 +89,7 @@ def fit_affine(w: Tensor, h: Tensor, kind: BlockType) -> Numbers:
 def refit_affine(w: Tensor, h: Tensor, d: Tensor, dmin: Tensor, grid: Affine) -> tuple[Tensor, Tensor]:
     """Scales and minima of sub-blocks for given halves: w (n, subs, sub), d and dmin (n, 1) to whole numbers
     (n, subs)."""
-    scale, offset = _best_range(w, h, grid.top, below=True)
+    scale, offset = _best_range(w, h, grid.top, None, below=True)
     best = _with(w, h, d, dmin, _whole(scale, d, grid), _whole(-offset, dmin, grid), grid)
     best = _neighbours(w, h, best, grid)
     return best.scales, best.minima
@@ -98,7 +99,9 @@ def _nearest(w: Tensor, scale: Tensor, offset: Tensor, top: int) -> Tensor:
     return (w - offset[:, :, None]).mul_(inverse(scale)[:, :, None]).round_().clamp_(0, top)
 
 
-def _best_range(w: Tensor, h: Tensor, top: int, *, below: bool) -> tuple[Tensor, Tensor]:
+def _best_range(
+    w: Tensor, h: Tensor, top: int, known: tuple[Tensor, Tensor] | None, *, below: bool
+) -> tuple[Tensor, Tensor]:
     """Scale and offset of every sub-block, each (n, subs)."""
     hw = h * w
     low, high = w.amin(2), w.amax(2)
@@ -108,6 +111,7 @@ def _best_range(w: Tensor, h: Tensor, top: int, *, below: bool) -> tuple[Tensor,
     best = [width / top, low]
     most = torch.full_like(low, -torch.inf)
     starts = [(width / t, low + shift * width / t) for t, shift in _ranges(top)]
+    starts += [] if known is None else [known]
     for turn in range(len(starts) + _TURNS):
         scale, offset = starts[turn] if turn < len(starts) else (best[0], best[1])
         codes = _nearest(w, scale, offset, top)

@@ -13,6 +13,7 @@ from tailorbird.formats.ggml.blocks import Numbers, pack, unpack, values
 from tailorbird.formats.ggml.levels import fit_levels, refit_levels
 from tailorbird.formats.ggml.types import TYPES, BlockType, Levels
 
+Steps = tuple[Tensor, Tensor]
 # Weights fitted at a time: the arrays of a search stay in the processor's cache.
 _PIECE = 2**16
 
@@ -28,7 +29,9 @@ def block_type(name: str) -> BlockType:
     return TYPES[name]
 
 
-def encode(weight: Tensor, kind: BlockType, importance: Tensor | None = None) -> Tensor:
+def encode(
+    weight: Tensor, kind: BlockType, importance: Tensor | None = None, grid: Steps | None = None
+) -> Tensor:
     """Blocks that lose least of the weighted squared error, row by row.
 
     Args:
@@ -36,6 +39,8 @@ def encode(weight: Tensor, kind: BlockType, importance: Tensor | None = None) ->
         kind: the type.
         importance: float32 (cols,), weight of the columns: the diagonal of the inputs' Gram matrix. None: all the
             same.
+        grid: scale and offset the weights are known to have by group of columns, each float32 (rows, groups); one
+            more start of the search, so that a type that can hold the weights finds them again.
 
     Returns:
         uint8 (rows, bytes of a row).
@@ -47,7 +52,13 @@ def encode(weight: Tensor, kind: BlockType, importance: Tensor | None = None) ->
     rows, cols = weight.shape
     importance = _checked(weight, kind, importance)
     count = max(1, _PIECE // max(1, cols))
-    pieces = [_encode(weight[a : a + count].float(), kind, importance) for a in range(0, rows, count)]
+    near = None if grid is None else _by_sub_block(grid, cols, kind)
+    pieces = []
+    for start in range(0, rows, count):
+        mine = slice(start, start + count)
+        known = None if near is None else (near[0][mine], near[1][mine])
+        numbers = fit(weight[mine].float(), kind, importance, known)
+        pieces.append(pack(numbers, kind).view(len(weight[mine]), -1))
     return torch.cat(pieces) if pieces else torch.empty(0, cols // kind.weights * kind.nbytes, dtype=torch.uint8)
 
 
@@ -63,13 +74,30 @@ def decode(blocks: Tensor, kind: BlockType) -> Tensor:
     return out.view(rows, cols)
 
 
-def fit(weight: Tensor, kind: BlockType, importance: Tensor | None = None) -> Numbers:
-    """The numbers of blocks that lose least; weight is float32 (rows, cols), importance (cols,) or None."""
+def fit(
+    weight: Tensor, kind: BlockType, importance: Tensor | None = None, known: Steps | None = None
+) -> Numbers:
+    """The numbers of blocks that lose least.
+
+    Weight is float32 (rows, cols), importance (cols,) or None; known is a scale and offset of every sub-block,
+    each (rows, cols / sub).
+    """
     w = weight.reshape(-1, kind.subs, kind.sub)
     h = torch.ones(1, 1, 1)
     if importance is not None:
         h = importance.view(1, -1, kind.subs, kind.sub).expand(len(weight), -1, -1, -1).reshape(w.shape)
-    return fit_levels(w, h, kind) if isinstance(kind.grid, Levels) else fit_affine(w, h, kind)
+    if known is not None:
+        known = known[0].reshape(-1, kind.subs), known[1].reshape(-1, kind.subs)
+    return fit_levels(w, h, kind, known) if isinstance(kind.grid, Levels) else fit_affine(w, h, kind, known)
+
+
+def _by_sub_block(grid: Steps, cols: int, kind: BlockType) -> Steps | None:
+    """What a group has for each of its sub-blocks; None where a sub-block has several groups."""
+    groups = grid[0].shape[1]
+    if not groups or cols // groups % kind.sub:
+        return None
+    times = cols // groups // kind.sub
+    return grid[0].repeat_interleave(times, 1), grid[1].repeat_interleave(times, 1)
 
 
 def refit(numbers: Numbers, sub: int, weight: Tensor, kind: BlockType, importance: Tensor) -> Numbers:
@@ -85,10 +113,6 @@ def refit(numbers: Numbers, sub: int, weight: Tensor, kind: BlockType, importanc
 def _put(values: Tensor | None, column: int, new: Tensor) -> Tensor:
     assert values is not None
     return values.index_copy(1, torch.tensor([column]), new)
-
-
-def _encode(weight: Tensor, kind: BlockType, importance: Tensor | None) -> Tensor:
-    return pack(fit(weight, kind, importance), kind).view(len(weight), -1)
 
 
 def _checked(weight: Tensor, kind: BlockType, importance: Tensor | None) -> Tensor | None:

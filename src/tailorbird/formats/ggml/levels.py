@@ -30,17 +30,18 @@ class _Fit:
     loss: Tensor  # (n, subs)
 
 
-def fit_levels(w: Tensor, h: Tensor, kind: BlockType) -> Numbers:
+def fit_levels(w: Tensor, h: Tensor, kind: BlockType, known: tuple[Tensor, Tensor] | None = None) -> Numbers:
     """Numbers that lose least of ``sum h (w - value)^2``.
 
     Args:
         w: float32 (n, subs, sub).
         h: float32, likewise or broadcastable to it; positive.
         kind: a type on `Levels`.
+        known: scale and offset of every sub-block, each (n, subs), to start from, too.
     """
     assert isinstance(kind.grid, Levels)
     near = nearest_level(kind.grid)
-    step = best_step(w, h, kind.grid)
+    step = best_step(w, h, kind.grid, None if known is None else known[0])
     fit = _block_scales(w, h, step, kind.grid, near) if kind.scales else _one_scale(w, h, step, near)
     codes = code_of(fit.levels, kind.grid)
     return Numbers(fit.d, codes, scales=fit.scales if kind.scales else None)
@@ -51,13 +52,15 @@ def refit_levels(w: Tensor, h: Tensor, d: Tensor, grid: Levels) -> Tensor:
     return (best_step(w, h, grid) * inverse(d)).round_().clamp_(grid.scale_low, grid.scale_high)
 
 
-def best_step(w: Tensor, h: Tensor, grid: Levels) -> Tensor:
-    """The scale of every sub-block that loses least with nearest levels, float32 (n, subs)."""
+def best_step(w: Tensor, h: Tensor, grid: Levels, known: Tensor | None = None) -> Tensor:
+    """The scale of every sub-block that loses least with nearest levels, float32 (n, subs); `known` is one more
+    start."""
     near, hw = nearest_level(grid), h * w
     reach = w.abs().amax(2)
     best, most = torch.zeros_like(reach), torch.full_like(reach, -1.0)
-    for divisor in _divisors(grid):
-        step, gain = _refit(w, h, hw, reach / divisor, near)
+    starts = [reach / divisor for divisor in _divisors(grid)]
+    for start in starts if known is None else [*starts, known, -known, known / 2]:
+        step, gain = _refit(w, h, hw, start, near)
         best, most = torch.where(gain > most, step, best), torch.maximum(gain, most)
     for _ in range(_TURNS):
         step, gain = _refit(w, h, hw, best, near)
