@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 
-def compensate(
-    w: Tensor, upper: Tensor, quantize: Callable[[int, Tensor], Tensor], block: int, inner: int
-) -> float:
+def compensate(w: Tensor, upper: Tensor, quantize: Callable[[int, Tensor], Tensor], block: int, inner: int) -> float:
     """Round all columns, which `w` holds as its rows; `w` ends as the weight that the sweep has met.
 
     Rank-one updates stay inside `inner` columns; these pass their errors on within `block` columns in one product, and

@@ -42,8 +42,9 @@ def fit_ggml(weight: Tensor, kind: BlockType, upper: Tensor) -> Tensor:
         )
     # An error in column j costs its square over upper[j, j]^2 once later columns have made up for it.
     importance = upper.diagonal().square().reciprocal()
-    chunks = weight.split(ROW_CHUNK)
-    return torch.cat([_Chunk(rows.float(), kind, importance / importance.mean()).run(upper) for rows in chunks])
+    importance /= importance.mean()
+    starts = range(0, len(weight), ROW_CHUNK)
+    return torch.cat([_Chunk(weight[a : a + ROW_CHUNK].float(), kind, importance).run(upper) for a in starts])
 
 
 class _Chunk:

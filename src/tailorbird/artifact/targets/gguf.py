@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tailorbird.anatomy import Part
 from tailorbird.artifact.reader import TOKENIZER, Artifact
 from tailorbird.artifact.targets.gguf_check import compare
 from tailorbird.artifact.targets.gguf_metadata import family_of, metadata
@@ -21,7 +22,9 @@ from tailorbird.artifact.targets.gguf_vocabulary import vocabulary
 from tailorbird.artifact.targets.target import Check, Target, Told
 from tailorbird.errors import UsageError, require
 from tailorbird.files import read_json
+from tailorbird.formats import PlaneSpec
 from tailorbird.formats.ggml import block_type
+from tailorbird.formats.ggml.exact import nearest_exact
 
 FILE = "model.gguf"
 
@@ -97,6 +100,22 @@ class GGUF(Target):
         return [*found, *rope_frequencies(artifact)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExactGGUF(GGUF):
+    """GGUF that changes no weight: for plans made for llama.cpp's plain types.
+
+    It carries 1, 4, 5 and 8 bits, symmetric, in groups of 32 (128 for one bit) with half scales, the same in all groups
+    of a part, and what else a type holds bit for bit.
+    """
+
+    name: ClassVar[str] = "gguf-exact"
+    summary: ClassVar[str] = "GGUF without any change of weights: plain block types only"
+
+    def carried(self, part: Part, spec: PlaneSpec) -> PlaneSpec:
+        """The spec itself, or the nearest that a block type holds; rows that no block divides stay."""
+        return nearest_exact(spec)
+
+
 def keys_of(artifact: Artifact) -> dict[str, Any]:
     """All metadata of the file but its architecture, and a vocabulary where the artifact has one.
 
@@ -117,7 +136,9 @@ def _ends(artifact: Artifact, keys: Mapping[str, Any]) -> dict[str, Any]:
     name = "generation_config.json"
     settings = read_json(artifact.folder / name) if name in artifact.manifest.files else {}
     ends = settings.get("eos_token_id") or []
-    ends = [end for end in ([ends] if isinstance(ends, int) else ends) if end != keys.get("tokenizer.ggml.eos_token_id")]
+    ends = [
+        end for end in ([ends] if isinstance(ends, int) else ends) if end != keys.get("tokenizer.ggml.eos_token_id")
+    ]
     return {"tokenizer.ggml.eot_token_id": ends[0]} if ends else {}
 
 

@@ -52,11 +52,12 @@ def rope_factors(config: Mapping[str, Any]) -> Tensor | None:
     rope = _rope(config)
     if rope.get("rope_type") != "llama3":
         return None
-    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
     powers = torch.arange(0, _head_dim(config), 2, dtype=torch.float64) / _head_dim(config)
     wavelength = 2 * math.pi * float(rope["rope_theta"]) ** powers
-    smooth = ((rope["original_max_position_embeddings"] / wavelength - low) / (high - low)).clamp(0, 1)
-    return (1 / ((1 - smooth) / rope["factor"] + smooth)).float()
+    turns: Tensor = float(rope["original_max_position_embeddings"]) / wavelength
+    smooth = ((turns - low) / (high - low)).clamp(0, 1)
+    return torch.reciprocal((1 - smooth) / float(rope["factor"]) + smooth).float()
 
 
 def _common(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -92,8 +92,8 @@ def rope_frequencies(artifact: Artifact) -> list[Stored]:
     factors = rope_factors(artifact.config)
     if factors is None:
         return []
-    made = factors
-    return [Stored("rope_freqs.weight", "F32", tuple(made.shape), 4 * made.numel(), lambda: iter([made.view(torch.uint8)]))]
+    data = factors.view(torch.uint8)
+    return [Stored("rope_freqs.weight", "F32", tuple(factors.shape), data.numel(), lambda: iter([data]))]
 
 
 def shift_of(name: str, family: Family) -> float:

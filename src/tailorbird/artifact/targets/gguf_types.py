@@ -54,7 +54,7 @@ class Choice:
 
 def allowed_error(spec: PlaneSpec, loss: float) -> float:
     """Relative squared error that encoding anew may add: a share of 4**-bits, which is what the width itself costs."""
-    return max(loss * 4.0**-spec.mean_bits, _FLOOR)
+    return max(loss / float(4**spec.mean_bits), _FLOOR)
 
 
 def choose(artifact: Artifact, part: Part, named: str, loss: float) -> Choice:

@@ -152,9 +152,7 @@ def _whole(wished: Tensor, unit: Tensor, grid: Affine) -> Tensor:
     return (wished * inverse(unit)).round_().clamp_(0, grid.scale_top)
 
 
-def _with(
-    w: Tensor, h: Tensor, d: Tensor, dmin: Tensor, scales: Tensor, minima: Tensor, grid: Affine
-) -> _Fit:
+def _with(w: Tensor, h: Tensor, d: Tensor, dmin: Tensor, scales: Tensor, minima: Tensor, grid: Affine) -> _Fit:
     step, offset = d * scales, -(dmin * minima)
     codes = _nearest(w, step, offset, grid.top)
     loss = (step[:, :, None] * codes).add_(offset[:, :, None]).sub_(w).square_().mul_(h).sum(2)

@@ -29,9 +29,7 @@ def block_type(name: str) -> BlockType:
     return TYPES[name]
 
 
-def encode(
-    weight: Tensor, kind: BlockType, importance: Tensor | None = None, grid: Steps | None = None
-) -> Tensor:
+def encode(weight: Tensor, kind: BlockType, importance: Tensor | None = None, grid: Steps | None = None) -> Tensor:
     """Blocks that lose least of the weighted squared error, row by row.
 
     Args:
@@ -74,9 +72,7 @@ def decode(blocks: Tensor, kind: BlockType) -> Tensor:
     return out.view(rows, cols)
 
 
-def fit(
-    weight: Tensor, kind: BlockType, importance: Tensor | None = None, known: Steps | None = None
-) -> Numbers:
+def fit(weight: Tensor, kind: BlockType, importance: Tensor | None = None, known: Steps | None = None) -> Numbers:
     """The numbers of blocks that lose least.
 
     Weight is float32 (rows, cols), importance (cols,) or None; known is a scale and offset of every sub-block,

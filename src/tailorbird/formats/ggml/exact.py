@@ -23,6 +23,17 @@ def exact_type(spec: PlaneSpec) -> BlockType | None:
     return min(fitting, key=lambda kind: kind.bits, default=None)
 
 
+def nearest_exact(spec: PlaneSpec) -> PlaneSpec:
+    """The spec where a type holds it; else the symmetric one whose type has its bits, or the next more.
+
+    A row that no block of 32 divides comes back as it is.
+    """
+    if exact_type(spec) or spec.cols % 32:
+        return spec
+    bits = next(known for known in (1, 4, 5, 8) if known >= max(spec.bits) and (known > 1 or spec.cols % 128 == 0))
+    return PlaneSpec.uniform(bits, spec.cols, 128 if bits == 1 else 32, "none", "fp16")
+
+
 def exact_blocks(planes: BitPlanes, kind: BlockType) -> Tensor:
     """The blocks that stand for `planes`, uint8 (rows, bytes of a row); `kind` is the `exact_type` of its format."""
     spec = planes.spec
@@ -52,13 +63,17 @@ def _holds(kind: BlockType, spec: PlaneSpec) -> bool:
     if kind.grid.table is not None:
         return kind.name == "Q1_0" and set(spec.bits) == {1}
     low, high = _span(spec)
-    return kind.grid.low <= low and high <= kind.grid.high or _turned(kind.grid, spec)
+    return _within(kind.grid, low, high) or _turned(kind.grid, spec)
 
 
 def _turned(grid: Levels, spec: PlaneSpec) -> bool:
     """The levels fit with the scale's sign turned, only."""
     low, high = _span(spec)
-    return not (grid.low <= low and high <= grid.high) and grid.low <= -high and -low <= grid.high
+    return not _within(grid, low, high) and _within(grid, -high, -low)
+
+
+def _within(grid: Levels, low: int, high: int) -> bool:
+    return grid.low - grid.spare <= low and high <= grid.high
 
 
 def _span(spec: PlaneSpec) -> tuple[int, int]:

@@ -30,6 +30,7 @@ class Levels:
         scale_low: lowest scale of a sub-block, and
         scale_high: the highest; both 0 where sub-blocks have none.
         scale_bias: stored code of scale 0.
+        spare: levels below `low` that can be stored, which ggml's encoders and ours leave alone.
     """
 
     low: int
@@ -39,6 +40,7 @@ class Levels:
     scale_low: int = 0
     scale_high: int = 0
     scale_bias: int = 0
+    spare: int = 0
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ _ALL = (
     BlockType("Q4_1", 3, 32, 20, 32, Affine(15), 0, runs(4, 16, 4, 16), dmin=2),
     BlockType("Q5_0", 6, 32, 22, 32, Levels(-16, 15, 16), 0, (*runs(6, 16, 4, 16), *bit_string(2, 4, 4))),
     BlockType("Q5_1", 7, 32, 24, 32, Affine(31), 0, (*runs(8, 16, 4, 16), *bit_string(4, 4, 4)), dmin=2),
-    BlockType("Q8_0", 8, 32, 34, 32, Levels(-127, 127), 0, (Strip(2, 32),)),
+    BlockType("Q8_0", 8, 32, 34, 32, Levels(-127, 127, spare=1), 0, (Strip(2, 32),)),
     BlockType(
         *("Q2_K", 10, 256, 84, 16, Affine(3, 15), 80, runs(16, 64, 2, 32), 82),
         scales=(Strip(0, 16, width=4),),
