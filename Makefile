@@ -7,6 +7,7 @@ CONSTRAINTS ?= constraints.txt
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
+TESTED := eval compressed-tensors onnx
 LINTED := src tests scripts $(wildcard benchmarks examples)
 
 .DEFAULT_GOAL := help
@@ -25,7 +26,7 @@ demo: setup ## compress, verify and evaluate the demo model; ends with a table a
 test: setup ## every test but the slow ones
 	$(PY) -m pytest -m "not slow"
 
-test-all: setup $(VENV)/.stamp-eval ## every test, with the eval extra installed
+test-all: setup $(TESTED:%=$(VENV)/.stamp-%) ## every test, with the extras they need installed
 	$(PY) -m pytest
 
 lint: setup ## ruff, mypy --strict, import-linter
@@ -65,6 +66,6 @@ $(VENV)/.stamp-setup: pyproject.toml $(CONSTRAINTS) | $(VENV)/.stamp-venv
 	$(PIP) install --quiet -c $(CONSTRAINTS) -e '.[demo,dev]'
 	@touch $@
 
-$(VENV)/.stamp-eval $(VENV)/.stamp-docs: $(VENV)/.stamp-%: pyproject.toml $(CONSTRAINTS) | $(VENV)/.stamp-venv
+$(patsubst %,$(VENV)/.stamp-%,$(TESTED) docs): $(VENV)/.stamp-%: pyproject.toml $(CONSTRAINTS) | $(VENV)/.stamp-venv
 	$(PIP) install --quiet -c $(CONSTRAINTS) -e '.[$*]'
 	@touch $@

@@ -113,7 +113,12 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write plain data as indented, key-ordered JSON (so that equal data give equal bytes)."""
-    write_atomic(path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+    write_atomic(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """JSON as `write_json` writes it."""
+    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
 def read_json(path: Path, *, limit: int = MAX_JSON_BYTES, error: type[TailorbirdError] = ArtifactError) -> Any:

@@ -15,6 +15,8 @@ from tailorbird.errors import UsageError
 from tailorbird.files import write_atomic, write_json
 from tailorbird.formats.safetensors_write import stream
 
+# Told what is being worked on, how many are done, and how many there are.
+Told = Callable[[str, int, int], None]
 SHARD_BYTES = 2 * 10**9
 # Numbers unpacked at once.
 CHUNK = 2**22
@@ -57,12 +59,12 @@ def dequantized(artifact: Artifact, part: str, dtype: torch.dtype) -> Lazy:
     rows, cols = next(p.shape for p in artifact.plan.parts if p.name == part)
     step = max(1, CHUNK // cols)
     name = f"{part}.weight"
-    return Lazy(
-        torch.empty(rows, cols, dtype=dtype, device="meta"),
-        lambda: (
-            fitting(name, artifact.read_rows(name, at, min(at + step, rows)), dtype) for at in range(0, rows, step)
-        ),
-    )
+
+    def pieces() -> Iterator[Tensor]:
+        for low in range(0, rows, step):
+            yield fitting(name, artifact.read_rows(name, low, min(low + step, rows)), dtype)
+
+    return Lazy(torch.empty(rows, cols, dtype=dtype, device="meta"), pieces)
 
 
 def kept(artifact: Artifact, dtype: torch.dtype) -> dict[str, Lazy]:
@@ -91,7 +93,7 @@ def fitting(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return made
 
 
-def write_tensors(out: Path, tensors: Mapping[str, Lazy], told: Callable[[str, int, int], None]) -> None:
+def write_tensors(out: Path, tensors: Mapping[str, Lazy], told: Told) -> None:
     """Write tensors as one safetensors file, or as shards of bounded size with their index."""
     shards = list(_shards(tensors))
     done = 0

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tailorbird.errors import ArtifactError
-from tailorbird.files import confined, read_json, sha256, write_json
+from tailorbird.files import confined, json_bytes, read_json, sha256, write_json
 from tailorbird.formats.safetensors_header import read_header
 
 NAME = "tailorbird-export.json"
@@ -75,10 +75,7 @@ class Record:
                 raise ValueError("a field has the wrong type")
             files = {name: (size, digest) for name, (size, digest) in fields["files"].items()}
             record = cls(**fields | {"files": files})
-            if (
-                path.read_bytes()
-                != (json.dumps(record._json(), indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
-            ):
+            if path.read_bytes() != json_bytes(record._json()):
                 raise ValueError("it was altered")
         except (KeyError, TypeError, ValueError, AttributeError) as cause:
             raise ArtifactError(

@@ -13,6 +13,7 @@ from tailorbird.fit.groups import minmax
 from tailorbird.fit.sweep import sweep
 from tailorbird.formats import BitPlanes, PlaneSpec
 from tailorbird.formats.grid import Grid, Units
+from tailorbird.formats.integers import integers
 from tailorbird.formats.safetensors_header import TensorInfo
 from tailorbird.plan import Plan
 
@@ -67,17 +68,19 @@ def converted(planes: BitPlanes, spec: PlaneSpec) -> BitPlanes:
     if planes.spec == spec:
         return planes
     if _only_wider(planes.spec, spec):
-        scale, offset = Grid(planes.spec, planes.arrays).values()
+        wide = integers(planes, max(spec.bits))
+        zeros = wide.scale.new_full((), 2 ** (max(spec.bits) - 1)) if wide.zeros is None else wide.zeros
         units = Units(planes.arrays.get("row_scales", torch.empty(0)), torch.empty(0))
-        return BitPlanes.pack(planes.codes(), Grid.store(scale, offset, spec, units), spec)
+        return BitPlanes.pack(wide.codes, Grid.store(wide.scale, -wide.scale * zeros, spec, units), spec)
     return sweep(planes.dequantize(), spec, minmax).pack()
 
 
 def _only_wider(old: PlaneSpec, new: PlaneSpec) -> bool:
     one_bit = any(bits == 1 for bits in old.bits)
     return (
-        new.offset == "integer"
+        new.offset in (old.offset, "integer")
         and old.offset != "float"
+        and len(set(new.bits)) == 1
         and (old.scale, old.group_size) == (new.scale, new.group_size)
         and not old.column_order
         and not new.column_order

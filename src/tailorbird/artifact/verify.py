@@ -12,6 +12,7 @@ import torch
 
 from tailorbird.anatomy import Model
 from tailorbird.anatomy.families import anatomies
+from tailorbird.artifact.forward import forward
 from tailorbird.artifact.manifest import NAME as MANIFEST
 from tailorbird.artifact.manifest import Manifest, weight_digest
 from tailorbird.artifact.reader import TOKENIZER, Artifact
@@ -22,7 +23,6 @@ from tailorbird.formats import BitPlanes
 from tailorbird.formats.bitplanes import ROW_CHUNK
 from tailorbird.formats.grid import Grid
 from tailorbird.formats.safetensors_header import read_tensor
-from tailorbird.measure.shell import Shell
 from tailorbird.tasks.tokenizer import Tokenizer
 
 
@@ -147,24 +147,12 @@ def _check_names(artifact: Artifact, model: Model) -> None:
         )
 
 
-@torch.no_grad()
 def _run(artifact: Artifact) -> None:
     """A few tokens through all blocks, one block in memory at a time, and a slice of the head."""
     model = Model.open(artifact)
     _check_names(artifact, model)
-    shell = Shell(model)
-    embedding = next(part for part in model.parts if part.role == "embedding")
-    ids = torch.arange(8)[None] % embedding.shape[0]
-    hidden = shell.enter(
-        ids,
-        lambda unique: torch.cat([model.read_rows(embedding, int(i), int(i) + 1) for i in unique]).float(),
-    )
-    for index, name in enumerate(model.blocks):
-        model.fill(name)
-        hidden = shell.run(index, hidden)
-        model.drop(name)
-    head = next((part for part in model.parts if part.role == "head"), embedding)
-    logits = shell.leave(hidden) @ model.read_rows(head, 0, min(1024, head.shape[0])).float().T
+    words = next(part for part in model.parts if part.role == "embedding").shape[0]
+    logits = forward(model, torch.arange(8)[None] % words, 1024)
     if not torch.isfinite(logits).all():
         raise ArtifactError(
             f"{artifact.folder}: a forward pass gives numbers that are not finite", hint="make it again"

@@ -76,13 +76,17 @@ class Grid:
             if self.spec.scale == "u8":
                 offset = offset * self.arrays["row_offsets"].float()[:, None]
         elif self.spec.offset == "integer":
-            offset = -scale * self._zeros(scale.shape[0])
+            offset = -scale * self.zeros()
         else:
             offset = -scale * middle(self.spec)
         return scale, offset
 
-    def _zeros(self, rows: int) -> Tensor:
+    def zeros(self) -> Tensor:
+        """Zero points as float32 (rows, groups), 1/2 for a group of one bit; formats with float offsets have none."""
+        rows = self.arrays["scales"].shape[0]
         zeros = middle(self.spec).repeat(rows, 1)
+        if self.spec.offset == "none":
+            return zeros
         flat = unpack_bits(self.arrays["zeros"], 1, zero_bits(self.spec))
         for bits, groups in self.spec.runs:
             if bits > 1:

@@ -22,7 +22,7 @@ from tailorbird.artifact.reader import TOKENIZER
 from tailorbird.budget import Budget
 from tailorbird.checkpoint import Checkpoint, open_checkpoint
 from tailorbird.errors import BudgetError, ModelError, UsageError
-from tailorbird.files import read_json
+from tailorbird.files import json_bytes, read_json
 from tailorbird.formats import BitPlanes, PlaneSpec
 from tailorbird.methods import Method, find
 from tailorbird.plan import Plan
@@ -168,11 +168,6 @@ def other_bytes(plan: Plan, pieces: list[Segment], files: Mapping[str, bytes]) -
     names = [*files, "plan.json", *(piece.file for piece in pieces), *(part.name for part in plan.parts)]
     manifest = 256 + sum(len(name) + _MANIFEST_LINE for name in names)
     return sum(len(data) for data in files.values()) + plan_bytes(plan) + manifest
-
-
-def json_bytes(value: Any) -> bytes:
-    """JSON as `files.write_json` writes it."""
-    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
 def _allocate(job: Prepared) -> Plan:

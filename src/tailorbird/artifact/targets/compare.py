@@ -50,7 +50,8 @@ class Comparison:
         error = lost / largest if largest else lost
         if not error <= self.tolerance:
             raise ArtifactError(
-                f"{name} differs from the artifact by {error:.3g} of its largest value, allowed are {self.tolerance:.3g}",
+                f"{name} differs from the artifact by {error:.3g} of its largest value, "
+                f"{self.tolerance:.3g} is allowed",
                 hint="please report this",
             )
         self.seen.add(name)

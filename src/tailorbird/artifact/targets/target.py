@@ -6,20 +6,21 @@ empty folder; everything else (refusing, re-encoding, naming, digests) is the sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from tailorbird.allocate.rules import Rules
 from tailorbird.anatomy import Part
+from tailorbird.artifact.folder import Told
 from tailorbird.artifact.reader import Artifact
 from tailorbird.formats import PlaneSpec
 from tailorbird.method import read_options
 
+__all__ = ["Check", "Target", "Told"]
+
 T = TypeVar("T", bound="Target")
-# Told what is being worked on, how many are done, and how many there are.
-Told = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,13 @@ class Check:
     Attributes:
         library: what read it back, with its version.
         parts: weights that were compared with the artifact's.
-        exact: every one of them is the artifact's, bit for bit.
-        error: largest |W' - W| over the largest |W| of its part, of all parts.
+        exact: no weight was changed: plain numbers are the artifact's bit for bit, and packed ones have its codes, zero
+            points and scales.
+        error: largest |W' - W| over the largest |W| of its part, of all parts, as the library unpacks them.
         tolerance: what `error` was allowed to be, and
         why: the reason it may be above zero, for people; empty where it may not.
         notes: what else the user should know.
+        logits_error: |L' - L| / |L| of the logits of some tokens, where the target ran the model.
     """
 
     library: str
@@ -43,6 +46,7 @@ class Check:
     tolerance: float = 0.0
     why: str = ""
     notes: tuple[str, ...] = field(default=())
+    logits_error: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
