@@ -45,7 +45,15 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         for name, (family, changes, options, budget) in ARTIFACTS.items():
             TINY["make_model"](family, folder / f"{name}-model", **changes)
             made[name] = folder / name
-            compress(folder / f"{name}-model", made[name], method="rtn", budget=budget, options=options, data=text, **TINY["SMALL"])
+            compress(
+                folder / f"{name}-model",
+                made[name],
+                method="rtn",
+                budget=budget,
+                options=options,
+                data=text,
+                **TINY["SMALL"],
+            )
     return made
 
 

@@ -29,9 +29,7 @@ def byte_level(split: str | None) -> Tokenizer:
     made = Tokenizer(models.BPE(ignore_merges=split == LLAMA3_SPLIT))
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=split is None)
     made.pre_tokenizer = (
-        level
-        if split is None
-        else pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(split), "isolated"), level])
+        level if split is None else pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(split), "isolated"), level])
     )
     if split == QWEN2_SPLIT:
         made.normalizer = normalizers.NFC()
