@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tailorbird.allocate.rules import Rules
 from tailorbird.allocate.uniform import uniform
 from tailorbird.anatomy.part import Part
 from tailorbird.errors import BudgetError
@@ -86,3 +87,36 @@ def test_blocks_come_before_embedding_and_head() -> None:
     step = cost(parts[1], spec_of(parts[1], 4)) - cost(parts[1], spec_of(parts[1], 3))
     specs = uniform(parts, spec_of, cost, at(parts, 3) + step)
     assert set(specs["b"].bits) == {4} and set(specs["e"].bits) == set(specs["h"].bits) == {3}
+
+
+def test_tied_parts_are_raised_together() -> None:
+    parts = [Part(f"{i}.{leaf}", (16, 64), "attention", i) for i in range(3) for leaf in "qkv"]
+    ties = [tuple(f"{i}.{leaf}" for leaf in "qkv") for i in range(3)]
+    rules = Rules(ties=ties)
+    for extra in range(0, at(parts, 4) - at(parts, 3), 37):
+        limit = at(parts, 3) + extra
+        specs = uniform(parts, spec_of, cost, limit, rules)
+        assert total(parts, specs) <= limit
+        assert all(len({specs[name] for name in tie}) == 1 for tie in ties)
+    assert len({spec.bits for spec in specs.values()}) == 2  # some layers were raised, some not
+
+
+@given(models(), st.floats(0, 1))
+def test_rules_are_obeyed(parts: list[Part], share: float) -> None:
+    """A runtime of even widths and no mixed groups: what is nearest costs more than asked, and still fits."""
+
+    def carried(part: Part, spec: PlaneSpec) -> PlaneSpec:
+        top = max(spec.bits)
+        return PlaneSpec.uniform(top + top % 2, part.shape[1], 8)
+
+    def even(part: Part, bits: int) -> PlaneSpec:
+        return carried(part, spec_of(part, bits))
+
+    low, high = at(parts, 2), at(parts, 8)
+    limit = int(low + share * 1.2 * (high - low))
+    rules = Rules(carried)
+    specs = uniform(parts, even, cost, limit, rules)
+    assert total(parts, specs) <= limit
+    assert all(rules.allows(part, specs[part.name]) for part in parts)
+    widths = sorted({spec.bits[0] for spec in specs.values()})
+    assert widths[-1] - widths[0] <= 4

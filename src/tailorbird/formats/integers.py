@@ -71,6 +71,19 @@ def signed(planes: BitPlanes, bits: int) -> Integers:
     return Integers(moved.to(torch.uint8).view(planes.rows, planes.spec.cols), None, wide.scale)
 
 
+def product(planes: BitPlanes) -> Tensor:
+    """``(code - zero) * scale`` as runtimes compute it, float32 (rows, cols) in the weight's own column order.
+
+    `BitPlanes.dequantize` adds two products, each rounded: above five bits the last bits of a float32 may differ.
+    """
+    grid = Grid(planes.spec, planes.arrays)
+    codes = planes.codes().view(planes.rows, len(planes.spec.bits), planes.spec.group_size).float()
+    weight = ((codes - grid.zeros()[:, :, None]) * scale_values(planes.arrays)[:, :, None]).flatten(1)
+    if planes.spec.column_order:
+        weight = torch.empty_like(weight).index_copy_(1, planes.arrays["column_order"].long(), weight)
+    return weight
+
+
 def bitstream(codes: Tensor, bits: int) -> Tensor:
     """Codes one after the other, lowest bit first: uint8 (rows, n) to uint8 (rows, ceil(n * bits / 8))."""
     if bits == 8:

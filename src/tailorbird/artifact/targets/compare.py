@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor
@@ -11,19 +11,21 @@ from tailorbird.artifact.folder import CHUNK
 from tailorbird.artifact.reader import Artifact
 from tailorbird.artifact.targets.target import Check
 from tailorbird.errors import ArtifactError
+from tailorbird.formats.integers import product
 
 
 class Comparison:
     """Errors of the tensors seen so far.
 
     Args:
-        artifact: what was written.
+        artifact: what was written; packed weights are compared as `product` unpacks them where `packed` names them.
         tolerance: largest |W' - W| allowed, over the largest |W| of the tensor.
         why: the reason for it.
+        packed: names of parts the target keeps packed.
     """
 
-    def __init__(self, artifact: Artifact, tolerance: float = 0.0, why: str = "") -> None:
-        self.artifact, self.tolerance, self.why = artifact, tolerance, why
+    def __init__(self, artifact: Artifact, tolerance: float = 0.0, why: str = "", packed: Collection[str] = ()) -> None:
+        self.artifact, self.tolerance, self.why, self.packed = artifact, tolerance, why, packed
         self.seen: set[str] = set()
         self.error = 0.0
 
@@ -41,7 +43,7 @@ class Comparison:
         step = max(1, CHUNK * rows // max(1, _numel(shape)))
         for low in range(0, rows, step):
             high = min(low + step, rows)
-            want = self.artifact.read_rows(name, low, high).float() if shape else self.artifact.read(name).float()
+            want = self._want(name, low, high) if shape else self.artifact.read(name).float()
             got = read(low, high).float()
             if got.shape != want.shape:
                 raise ArtifactError(f"{name} came back as {tuple(got.shape)}", hint="please report this")
@@ -56,6 +58,12 @@ class Comparison:
             )
         self.seen.add(name)
         self.error = max(self.error, error)
+
+    def _want(self, name: str, low: int, high: int) -> Tensor:
+        part = name.removesuffix(".weight")
+        if part in self.packed:
+            return product(self.artifact.planes(part, low, high))
+        return self.artifact.read_rows(name, low, high).float()
 
     def result(self, library: str, *notes: str) -> Check:
         """What was found.

@@ -40,8 +40,6 @@ from tailorbird.formats.spec import MAX_BITS, Offset
 LIBRARY = "compressed-tensors"
 FORMAT = "pack-quantized"
 _FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-# The library multiplies (code - zero) by the scale; we add two products that are each rounded to float32.
-_TOLERANCE = 2**-21
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,20 +103,14 @@ class CompressedTensors(Target):
         """Unpack every layer with the library, compare codes and scales, then the weights."""
         parts = {part.name: part for part in artifact.plan.parts if not _plain(part)}
         rounding = 0.0 if self.dtype == "fp32" else 2**-8 if self.dtype == "bf16" else 2**-11
-        found = Comparison(artifact, rounding, f"{self.dtype} rounds what is not packed")
-        packed = Comparison(artifact, _TOLERANCE, "")
+        found = Comparison(artifact, rounding, f"{self.dtype} rounds what is not packed", parts)
         for name, tensors in _layers(out):
             if name in parts:
-                _check_layer(artifact, parts[name], tensors, packed)
+                _check_layer(artifact, parts[name], tensors, found)
             for leaf, tensor in tensors.items() if name not in parts else [("bias", tensors.get("bias"))]:
                 if tensor is not None:
                     found.rows(f"{name}.{leaf}", lambda low, high, tensor=tensor: tensor[low:high])  # type: ignore[misc]
-        exact = found.error == 0
-        found.seen |= packed.seen
-        library = f"{LIBRARY} {version(LIBRARY)}"
-        notes = _notes(artifact, self.dtype)
-        checked = found.result(library, *notes)
-        return replace(checked, exact=exact, error=max(found.error, packed.error), tolerance=max(_TOLERANCE, rounding))
+        return found.result(f"{LIBRARY} {version(LIBRARY)}", *_notes(artifact, self.dtype))
 
 
 def _plain(part: Part) -> bool:

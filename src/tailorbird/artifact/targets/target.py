@@ -32,7 +32,7 @@ class Check:
         parts: weights that were compared with the artifact's.
         exact: no weight was changed: plain numbers are the artifact's bit for bit, and packed ones have its codes, zero
             points and scales.
-        error: largest |W' - W| over the largest |W| of its part, of all parts, as the library unpacks them.
+        error: largest |W' - W| over the largest |W| of its part, of all parts.
         tolerance: what `error` was allowed to be, and
         why: the reason it may be above zero, for people; empty where it may not.
         notes: what else the user should know.
