@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tailorbird.artifact.reader import Artifact
+from tailorbird.artifact.targets.gguf_blocks import BlockArtifact
 from tailorbird.artifact.targets.gguf_tensors import half_order, head_rows, names_of, shift_of
 from tailorbird.artifact.targets.gguf_types import allowed_error
 from tailorbird.artifact.targets.target import Check
@@ -52,17 +53,20 @@ def compare(artifact: Artifact, path: Path, family: Family, loss: float | None) 
         ArtifactError: a tensor is missing, or loses more than allowed.
     """
     file, found = read_gguf(path), _Found()
+    fitted = artifact.blocks if isinstance(artifact, BlockArtifact) else {}
     for ours, theirs in names_of(artifact, family).items():
         if theirs not in file.tensors or file.tensors[theirs].shape != tuple(artifact.tensors[ours].shape):
             raise ArtifactError(f"{path}: the tensor {theirs!r} is missing or misshapen", hint="please report this")
         lost, whole = _tensor(artifact, file, ours, theirs, family, found)
-        most = _allowed(artifact.plan.specs.get(ours.removesuffix(".weight")), file.tensors[theirs].type_name, loss)
+        part = ours.removesuffix(".weight")
+        spec = None if part in fitted else artifact.plan.specs.get(part)
+        most = _allowed(spec, file.tensors[theirs].type_name, loss)
         if not lost <= most * whole:
             raise ArtifactError(
                 f"{path}: {theirs!r} loses {lost / max(whole, 1e-30):.2g} of its square, allowed are {most:.2g}",
                 hint="please report this",
             )
-    return _result(found, f"gguf {version('gguf')}", len(artifact.tensors))
+    return _result(found, f"gguf {version('gguf')}", len(artifact.tensors), len(fitted))
 
 
 def _allowed(spec: PlaneSpec | None, type_name: str, loss: float | None) -> float:
@@ -114,11 +118,14 @@ def _unpacked(file: GgufFile, tensor: GgufTensor, start: int, stop: int) -> Tens
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 
 
-def _result(found: _Found, library: str, tensors: int) -> Check:
+def _result(found: _Found, library: str, tensors: int, fitted: int) -> Check:
     notes = [
         f"{name}: {count} tensors, relative squared error {found.lost[name] / max(found.whole[name], 1e-30):.2g}"
         for name, count in found.types.most_common()
         if found.lost[name] > 0
     ]
-    why = "" if found.exact else "parts were encoded anew into block types"
-    return Check(library, tensors, found.exact, found.largest, found.largest, why, tuple(notes))
+    if fitted:
+        notes.append(f"{fitted} parts hold the original's weights, fitted into their types with error feedback")
+    exact = found.exact and not fitted
+    why = "" if exact else "parts were encoded anew into block types"
+    return Check(library, tensors, exact, found.largest, found.largest, why, tuple(notes))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tailorbird.anatomy import Part
 from tailorbird.artifact.reader import Artifact
+from tailorbird.artifact.targets.gguf_blocks import BlockArtifact
 from tailorbird.formats import BitPlanes, PlaneSpec
 from tailorbird.formats.ggml import TYPES, BlockType, block_type, decode, encode
 from tailorbird.formats.ggml.codec import Steps
@@ -59,6 +60,8 @@ def allowed_error(spec: PlaneSpec, loss: float) -> float:
 
 def choose(artifact: Artifact, part: Part, named: str, loss: float) -> Choice:
     """The type of a part; `named` is empty or what the user wants, see `allowed_error` for `loss`."""
+    if isinstance(artifact, BlockArtifact) and part.name in artifact.blocks:
+        return Choice(artifact.blocks[part.name][0])
     spec, cols = artifact.plan.specs[part.name], part.shape[1]
     exact = exact_type(spec)
     wanted = fitting(named, cols) if named else None
@@ -87,6 +90,8 @@ def fitting(named: str, cols: int) -> Choice:
 
 def blocks(artifact: Artifact, part: Part, choice: Choice, start: int, stop: int) -> Tensor:
     """Rows start to stop of a part as stored in a file: uint8 (rows, bytes of a row)."""
+    if isinstance(artifact, BlockArtifact) and part.name in artifact.blocks:
+        return artifact.raw(part.name, start, stop)
     planes = artifact.planes(part.name, start, stop)
     if choice.exact and choice.kind:
         return exact_blocks(planes, choice.kind)
