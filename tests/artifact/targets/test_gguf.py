@@ -84,6 +84,17 @@ def test_plain_formats_are_exact(artifacts: dict[str, Path], tmp_path: Path) -> 
     assert (tmp_path / "again/model.gguf").read_bytes() == (tmp_path / "out/model.gguf").read_bytes()
 
 
+def test_a_plan_made_for_it_needs_no_change(artifacts: dict[str, Path], tmp_path: Path) -> None:
+    folder = artifacts["wide"].parent
+    job = {"method": "gptq", "budget": "5bits", "data": folder / "text.txt", **TINY["SMALL"]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verifying, "_verify_afresh", verifying.verify)
+        compress(folder / "wide-model", tmp_path / "made", target="gguf-exact", **job)
+    done = export(tmp_path / "made", tmp_path / "out", "gguf-exact")
+    assert done.exact and not done.changes
+    assert set(types_of(read_gguf(tmp_path / "out" / "model.gguf"))) <= {"Q1_0", "Q4_0", "Q5_0", "Q8_0"}
+
+
 def test_others_are_encoded_anew_within_the_bound(artifacts: dict[str, Path], tmp_path: Path) -> None:
     done, file, back = exported(artifacts["gemma"], tmp_path / "out")
     artifact = Artifact.open(artifacts["gemma"])

@@ -22,6 +22,7 @@ from tailorbird.checkpoint.gguf_families import Family
 from tailorbird.checkpoint.gguf_reader import GgufFile, GgufTensor, read_gguf
 from tailorbird.errors import ArtifactError, require
 from tailorbird.formats import PlaneSpec
+from tailorbird.formats.ggml import TYPES
 from tailorbird.formats.ggml.exact import exact_type
 
 _PIECE = 2**22
@@ -120,12 +121,16 @@ def _unpacked(file: GgufFile, tensor: GgufTensor, start: int, stop: int) -> Tens
 
 def _result(found: _Found, library: str, tensors: int, fitted: int) -> Check:
     notes = [
-        f"{name}: {count} tensors, relative squared error {found.lost[name] / max(found.whole[name], 1e-30):.2g}"
+        f"{name}: {count} tensors, {_lost(found.lost[name], found.whole[name])}"
         for name, count in found.types.most_common()
-        if found.lost[name] > 0
+        if name in TYPES and not (fitted and found.lost[name] == 0)
     ]
     if fitted:
         notes.append(f"{fitted} parts hold the original's weights, fitted into their types with error feedback")
     exact = found.exact and not fitted
     why = "" if exact else "parts were encoded anew into block types"
     return Check(library, tensors, exact, found.largest, found.largest, why, tuple(notes))
+
+
+def _lost(lost: float, whole: float) -> str:
+    return f"relative squared error {lost / max(whole, 1e-30):.2g}" if lost else "bit for bit"
