@@ -64,7 +64,7 @@ def test_refused_with_a_way_out(base: Path, tmp_path: Path) -> None:
     words = shlex.split(caught.value.hint.partition(": ")[2].partition(";")[0])
     assert words[:2] == ["tailorbird", "compress"] and words[words.index("--target") + 1] == "plain"
     assert words[words.index("--method") + 1] == "gptq" and "act_order=true" in words
-    assert "--reencode" in caught.value.hint
+    assert "--reencode" in caught.value.hint and "damp" not in caught.value.hint
     assert not list(tmp_path.iterdir())
 
 
@@ -74,7 +74,7 @@ def test_reencoded(base: Path, tmp_path: Path) -> None:
     for change in done.changes:
         assert change.new == Plain().carried(change.part, change.old)
         assert 0 < change.lost < 0.5 and change.before is not None and change.after is not None
-        assert 0 < change.before < change.after < change.before + 1.2 * change.lost
+        assert change.before > 0 and abs(change.after - change.before) < 1.2 * change.lost
     rows = grouped(done.changes)
     assert sum(row["parts"] for row in rows) == 15 and {row["role"] for row in rows} == {
         "attention",
@@ -100,7 +100,7 @@ def test_solved_for_the_target_it_is_exact(base: Path, tmp_path: Path, monkeypat
     specs = Artifact.open(tmp_path / "a").plan.specs.values()
     assert {(spec.bits[0], len(set(spec.bits)), spec.offset) for spec in specs} == {(4, 1, "none")}
     assert tailorbird.export(tmp_path / "a", tmp_path / "out", "plain").exact
-    with pytest.raises(UsageError, match="target differs"):
+    with pytest.raises(UsageError, match="target differ"):
         tailorbird.compress(model, tmp_path / "a", method="slim-llm", resume=True, target="hf", **arguments)
 
 

@@ -17,6 +17,7 @@ COMMON = {"--json", "--recipe"}
 SURFACE = {
     "compress": {
         *("model", "--method", "--budget", "--out", "--data", "--samples", "--length", "--seed", "--set", "--plan"),
+        "--target",
         *("--resume", "--dry-run", "--evaluate", "--no-evaluate", "--eval-tokens"),
     },
     "evaluate": {"model", "--reference", "--tokens", "--window", "--text", "--tasks"},
@@ -25,6 +26,7 @@ SURFACE = {
     },
     "inspect": {"artifact"},
     "verify": {"artifact"},
+    "export": {"artifact", "--to", "--out", "--dtype", "--set", "--reencode", "--original"},
     "methods": set(),
     "demo": {"--out", "--method", "--budget", "--model"},
 }

@@ -12,12 +12,14 @@ from typing import Any
 from tailorbird.anatomy import Model, Part
 from tailorbird.artifact.folder import CHUNK
 from tailorbird.artifact.reader import Artifact
-from tailorbird.artifact.reencode import spec_label
+from tailorbird.artifact.reencode import only_wider, spec_label
 from tailorbird.artifact.targets.target import Told
 from tailorbird.checkpoint import open_checkpoint
 from tailorbird.errors import TailorbirdError
 from tailorbird.files import read_toml
 from tailorbird.formats import BitPlanes, PlaneSpec
+from tailorbird.methods import methods
+from tailorbird.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,11 @@ def _change(part: Part, artifact: Artifact, source: Artifact, model: Model | Non
             before, after = before + float((old - weight).square().sum()), after + float((new - weight).square().sum())
             whole += float(weight.square().sum())
     specs = artifact.plan.specs[part.name], source.plan.specs[part.name]
+    # Products of wider codes may be rounded otherwise in their last bit, which is no loss.
+    share = 0.0 if only_wider(*specs) else _ratio(lost, size)
     if model is None:
-        return Change(part, *specs, _ratio(lost, size))
-    return Change(part, *specs, _ratio(lost, size), _ratio(before, whole), _ratio(after, whole))
+        return Change(part, *specs, share)
+    return Change(part, *specs, share, _ratio(before, whole), _ratio(after, whole))
 
 
 def _ratio(lost: float, whole: float) -> float:
@@ -151,7 +155,13 @@ def resolve(target: str, artifact: Artifact) -> str:
     for key, usual in (("data", None), ("samples", 64), ("length", 512), ("seed", 0)):
         if recipe.get(key, usual) != usual:
             words += [f"--{key}", str(recipe[key])]
-    for name, value in plan.options.items():
+    for name, value in _chosen(plan).items():
         words += ["--set", f"{name}={str(value).lower() if isinstance(value, bool) else value}"]
     words += ["--target", target, "--out", f"{artifact.folder.name}-{target}"]
     return f"solve it anew for the target: {shlex.join(words)}"
+
+
+def _chosen(plan: Plan) -> dict[str, Any]:
+    """Options that are not the method's defaults; all of a method that is not installed."""
+    usual = methods()[plan.method]().options() if plan.method in methods() else {}
+    return {name: value for name, value in plan.options.items() if usual.get(name) != value}

@@ -29,6 +29,7 @@ class Exported:
         digest: of its record.
         changes: parts that were put into another format; empty where the target carries all.
         check: what the target's own library found.
+        advice: the command that avoids the changes, where there are any.
     """
 
     folder: Path
@@ -38,6 +39,7 @@ class Exported:
     digest: str
     changes: tuple[Change, ...]
     check: Check
+    advice: str = ""
 
     @property
     def exact(self) -> bool:
@@ -66,7 +68,8 @@ def export(
         out: the folder to make; it must not exist.
         to: name of a target.
         options: options of the target.
-        reencode: where the target can't carry a format, take the nearest it can, and say what that loses.
+        reencode: where the target can't carry a format without losing something, take the nearest it can. Codes that
+            only have to be stored wider lose nothing and need no permission.
         original: the model the artifact was made from, to say how far it is from that; by default what the
             artifact's recipe names, where that is on this machine.
         told: told about the progress.
@@ -85,8 +88,9 @@ def export(
     target.refuse(opened)
     source = Reencoded.under(opened, target.rules(opened.plan.parts))
     found = tuple(changes(opened, source, original, told))
-    if found and not reencode:
-        raise UsageError(refusal(to, opened, found), hint=f"{resolve(to, opened)}; or go on with --reencode")
+    advice = resolve(to, opened) if found else ""
+    if any(change.lost for change in found) and not reencode:
+        raise UsageError(refusal(to, opened, found), hint=f"{advice}; or go on with --reencode")
     with atomic_folder(out) as folder:
         target.write(source, folder, told)
         check = target.check(source, folder)
@@ -94,4 +98,4 @@ def export(
         files = files_of(folder)
         record = Record(to, asdict(target), opened.digest, check.library, exact, opened.plan.numel, files)
         record.write(folder)
-    return Exported(out, to, record.nbytes, opened.nbytes, record.digest, found, check)
+    return Exported(out, to, record.nbytes, opened.nbytes, record.digest, found, check, advice)

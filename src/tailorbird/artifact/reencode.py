@@ -67,7 +67,7 @@ def converted(planes: BitPlanes, spec: PlaneSpec) -> BitPlanes:
     """
     if planes.spec == spec:
         return planes
-    if _only_wider(planes.spec, spec):
+    if only_wider(planes.spec, spec):
         wide = integers(planes, max(spec.bits))
         zeros = wide.scale.new_full((), 2 ** (max(spec.bits) - 1)) if wide.zeros is None else wide.zeros
         units = Units(planes.arrays.get("row_scales", torch.empty(0)), torch.empty(0))
@@ -75,7 +75,8 @@ def converted(planes: BitPlanes, spec: PlaneSpec) -> BitPlanes:
     return sweep(planes.dequantize(), spec, minmax).pack()
 
 
-def _only_wider(old: PlaneSpec, new: PlaneSpec) -> bool:
+def only_wider(old: PlaneSpec, new: PlaneSpec) -> bool:
+    """`converted` keeps every code, zero point and scale."""
     one_bit = any(bits == 1 for bits in old.bits)
     return (
         new.offset in (old.offset, "integer")

@@ -61,6 +61,7 @@ def command(
         from tailorbird.cli.tables import changes_table
 
         this.show(changes_table(found["changes"]))
+        this.line(done.advice)
     check = done.check
     same = "every weight is the artifact's" if done.exact else f"weights differ by {check.error:.2g} at most"
     this.line(f"{out}: {done.nbytes:,} bytes for {to}; the artifact has {done.artifact_nbytes:,}")
@@ -90,4 +91,5 @@ def described(done: Exported) -> dict[str, Any]:
         "exact": done.exact,
         "check": asdict(done.check),
         "changes": grouped(done.changes),
+        "advice": done.advice or None,
     }

@@ -122,6 +122,21 @@ def test_every_width_comes_back(artifact_of: Any, tmp_path: Path) -> None:
     assert len(targeted) == len(set(targeted)) == 14 and "lm_head" in config["ignore"]
 
 
+def test_mixed_groups_are_stored_wider(artifact_of: Any, ids: torch.Tensor, logits: Any, tmp_path: Path) -> None:
+    """Nothing is lost, so nobody has to allow it; what it costs is told, and how to avoid it."""
+    pytest.importorskip("compressed_tensors")
+    plan = Artifact.open(artifact_of("llama")).plan
+    specs = {part.name: PlaneSpec((3, 2) * (part.shape[1] // 32), 16) for part in plan.parts}
+    artifact = artifact_of("llama", plan=replace(plan, specs=specs), budget=None, method="rtn")
+    done = tailorbird.export(artifact, tmp_path / "out", "compressed-tensors")
+    assert done.exact and len(done.changes) == 14 and "--target compressed-tensors" in done.advice
+    assert all(change.lost == 0 and change.nbytes[0] < change.nbytes[1] for change in done.changes)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
+    with torch.no_grad():
+        found = model(input_ids=ids).logits
+    assert torch.allclose(found, logits(artifact), rtol=0, atol=1e-5 * float(found.abs().max()))
+
+
 def test_another_code_is_noticed(artifact_of: Any, tmp_path: Path) -> None:
     pytest.importorskip("compressed_tensors")
     artifact = artifact_of("llama", "rtn", "4.8bits", target="compressed-tensors")

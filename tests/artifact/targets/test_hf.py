@@ -60,7 +60,9 @@ def test_a_module_without_configuration(tiny: Any, tmp_path: Path, monkeypatch: 
     import tailorbird.artifact.verify as verifying
 
     monkeypatch.setattr(verifying, "_verify_afresh", verifying.verify)
-    tailorbird.compress(tiny.make_mlp(), tmp_path / "a", method="rtn", budget="6bits")
+    torch.manual_seed(1)
+    module = torch.nn.Sequential(tiny.make_mlp(), torch.nn.BatchNorm1d(32), torch.nn.Linear(32, 8))
+    tailorbird.compress(module, tmp_path / "a", method="rtn", budget="6bits")
     done = tailorbird.export(tmp_path / "a", tmp_path / "out", "hf", options={"dtype": "fp32"})
     assert done.exact and done.check.parts == len(Artifact.open(tmp_path / "a").tensors)
 

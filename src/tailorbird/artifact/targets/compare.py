@@ -30,7 +30,8 @@ class Comparison:
         self.error = 0.0
 
     def rows(self, name: str, read: Callable[[int, int], Tensor]) -> None:
-        """Compare a tensor of the model; `read` gives rows from low to high as the target's library has them.
+        """Compare a tensor of the model; `read` gives rows from low to high as the target's library has them, a
+        single number as one row.
 
         Raises:
             ArtifactError: no tensor of the artifact, another shape, or a difference beyond the tolerance.
@@ -43,7 +44,7 @@ class Comparison:
         step = max(1, CHUNK * rows // max(1, _numel(shape)))
         for low in range(0, rows, step):
             high = min(low + step, rows)
-            want = self._want(name, low, high) if shape else self.artifact.read(name).float()
+            want = self._want(name, low, high) if shape else self.artifact.read(name).float()[None]
             got = read(low, high).float()
             if got.shape != want.shape:
                 raise ArtifactError(f"{name} came back as {tuple(got.shape)}", hint="please report this")

@@ -125,10 +125,10 @@ def _result(found: _Found, library: str, tensors: int, fitted: int) -> Check:
         for name, count in found.types.most_common()
         if name in TYPES and not (fitted and found.lost[name] == 0)
     ]
-    if fitted:
-        notes.append(f"{fitted} parts hold the original's weights, fitted into their types with error feedback")
     exact = found.exact and not fitted
     why = "" if exact else "parts were encoded anew into block types"
+    if fitted:
+        why = f"{fitted} parts are the original's, fitted with error feedback, and compared with what was fitted"
     return Check(library, tensors, exact, found.largest, found.largest, why, tuple(notes))
 
 

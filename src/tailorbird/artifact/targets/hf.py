@@ -50,6 +50,6 @@ class HF(Target):
         for file in sorted(out.glob("*.safetensors")):
             with safe_open(file, framework="pt") as opened:
                 for name in opened.keys():  # noqa: SIM118
-                    piece = opened.get_slice(name)
+                    piece = opened.get_slice(name) if artifact.tensors[name].shape else opened.get_tensor(name)[None]
                     found.rows(name, lambda low, high, piece=piece: torch.as_tensor(piece[low:high]))  # type: ignore[misc]
         return found.result(f"safetensors {safetensors.__version__}")

@@ -24,6 +24,8 @@ from tailorbird.formats import PlaneSpec
 
 PART = ".part.onnx"
 TOKENS, WORDS = 16, 1024
+# Earlier ones unpack tables of 4 bits wrongly (1.23 was tried).
+_RUNTIME = (1, 31)
 # What logits may differ by, as a share of their norm: float32 sums in another order, or activations in 8 bits.
 _LOGITS = {1: 1e-3, 4: 0.1}
 
@@ -63,7 +65,12 @@ class ONNX(Target):
     def refuse(self, artifact: Artifact) -> None:
         """Families without a graph."""
         require("onnx", extra=self.extra)
-        require("onnxruntime", extra=self.extra)
+        runtime = require("onnxruntime", extra=self.extra)
+        if tuple(map(int, runtime.__version__.split(".")[:2])) < _RUNTIME:
+            raise UsageError(
+                f"onnxruntime {runtime.__version__} can't run these graphs",
+                hint=f"install {'.'.join(map(str, _RUNTIME))} or newer; it needs Python 3.11",
+            )
         if not artifact.config:
             raise ModelError(f"{artifact.folder} is not a language model", hint="export it with --to hf")
         check_family(Model.open(artifact))
