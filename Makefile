@@ -8,7 +8,7 @@ CONSTRAINTS ?= constraints.txt
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
 KERNELS := CMakeLists.txt $(wildcard src/tailorbird/kernels/cpp/*)
-TESTED := eval compressed-tensors onnx
+TESTED := eval compressed-tensors onnx llama
 LINTED := src tests scripts $(wildcard benchmarks examples)
 
 .DEFAULT_GOAL := help
@@ -66,6 +66,10 @@ $(VENV)/.stamp-venv:
 $(VENV)/.stamp-setup: pyproject.toml $(CONSTRAINTS) $(KERNELS) | $(VENV)/.stamp-venv
 	$(PIP) install --quiet -c $(CONSTRAINTS) -e '.[demo,serve,dev]'
 	@touch $@
+
+# llama.cpp comes as source: only the library is wanted, and compiling it takes minutes.
+$(VENV)/.stamp-llama: export CMAKE_ARGS := -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
+    -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_OPENSSL=OFF
 
 $(patsubst %,$(VENV)/.stamp-%,$(TESTED) docs): $(VENV)/.stamp-%: pyproject.toml $(CONSTRAINTS) | $(VENV)/.stamp-venv
 	$(PIP) install --quiet -c $(CONSTRAINTS) -e '.[$*]'

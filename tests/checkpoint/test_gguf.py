@@ -313,9 +313,9 @@ def test_unsupported_files(
 
 
 def test_unsupported_type(write_gguf: WriteGguf, llama_metadata: Any, llama_tensors: Any, tmp_path: Path) -> None:
-    llama_tensors["blk.0.ffn_up.weight"] = (np.ones((64, 256)), "TQ2_0")
+    llama_tensors["blk.0.ffn_up.weight"] = (np.ones((64, 256)), "MXFP4")
     path = write_gguf("llama", llama_metadata, llama_tensors)
-    refused(path, tmp_path / "cache", "TQ2_0 is not supported", "blk.0.ffn_up.weight")
+    refused(path, tmp_path / "cache", "MXFP4 is not supported", "blk.0.ffn_up.weight")
 
 
 def test_unknown_rope_factors(write_gguf: WriteGguf, llama_metadata: Any, llama_tensors: Any, tmp_path: Path) -> None:

@@ -76,3 +76,12 @@ def test_refused_and_solved_anew(call: Any, tiny: Path, text: Path, tmp_path: Pa
     assert call("export", tmp_path / "anew", "--to", "compressed-tensors", "--out", tmp_path / "b", "--json").json[
         "exact"
     ]
+
+
+def test_gguf(call: Any, artifact: Path, tmp_path: Path) -> None:
+    done = call("export", artifact, "--to", "gguf", "--out", tmp_path / "out", "--set", "loss=1")
+    assert done.code == 0 and "note: Q" in done.out, done.err
+    assert call("verify", tmp_path / "out").code == 0
+    refused = call("export", artifact, "--to", "gguf", "--out", tmp_path / "new", "--refit")
+    assert refused.code == 2 and "--refit needs the original" in refused.err and "--original MODEL" in refused.err
+    assert not (tmp_path / "new").exists()

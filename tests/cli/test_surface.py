@@ -30,7 +30,7 @@ SURFACE = {
     },
     "inspect": {"artifact"},
     "verify": {"artifact"},
-    "export": {"artifact", "--to", "--out", "--dtype", "--set", "--reencode", "--original"},
+    "export": {"artifact", "--to", "--out", "--dtype", "--set", "--reencode", "--refit", "--original"},
     "methods": set(),
     "demo": {"--out", "--method", "--budget", "--model"},
 }

@@ -20,7 +20,7 @@ from tailorbird.checkpoint.checkpoint import Checkpoint
 from tailorbird.checkpoint.folder import open_folder
 from tailorbird.checkpoint.gguf_blocks import decode, row_bytes
 from tailorbird.checkpoint.gguf_config import common_config, head_dim, number
-from tailorbird.checkpoint.gguf_families import Family, family_of, tensor_names
+from tailorbird.checkpoint.gguf_families import Family, family_of, permuted, tensor_names
 from tailorbird.checkpoint.gguf_reader import GgufFile, GgufTensor, read_gguf
 from tailorbird.checkpoint.gguf_tokenizer import generation_config, tokenizer_files
 from tailorbird.checkpoint.shards import ShardWriter
@@ -128,7 +128,7 @@ def _write_weights(file: GgufFile, family: Family, names: dict[str, str], folder
 
 def _permuted_heads(file: GgufFile, family: Family, tensor: GgufTensor) -> int:
     """Number of heads whose rows must be put back in order, or 0."""
-    if not family.permuted or not tensor.name.endswith(("attn_q.weight", "attn_k.weight")):
+    if not permuted(tensor.name, family):
         return 0
     heads = number(file, "attention.head_count")
     if tensor.name.endswith("attn_k.weight"):

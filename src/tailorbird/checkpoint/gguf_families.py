@@ -119,6 +119,21 @@ def family_of(file: GgufFile) -> Family:
     return FAMILIES[name]
 
 
+def gguf_name(name: str, family: Family) -> str | None:
+    """What GGUF calls a tensor of the model; None where it has no place for it."""
+    for theirs, ours in _TOP.items():
+        if name == ours:
+            return theirs
+    match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", name)
+    parts = {ours: theirs for theirs, ours in family.parts.items()}
+    return f"blk.{match[1]}.{parts[match[2]]}" if match and match[2] in parts else None
+
+
+def permuted(name: str, family: Family) -> bool:
+    """The rows of this tensor, by its name in GGUF, are stored in llama's rotary order."""
+    return family.permuted and name.endswith(("attn_q.weight", "attn_k.weight"))
+
+
 def tensor_names(file: GgufFile, family: Family) -> dict[str, str]:
     """Names in the file -> names in the model, for every stored weight.
 

@@ -14,26 +14,26 @@ from typing import Any
 from tailorbird.checkpoint.gguf_reader import GgufFile
 from tailorbird.errors import ModelError
 
-_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
-_SPACE = "\u2581"
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+SPACE = "\u2581"
 _GEMMA = ("gemma", "gemma2", "gemma3")
 _OTHER_WAY = "give the original Hugging Face folder or id instead of the GGUF file"
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_LLAMA3_SPLIT = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + _REST
-_QWEN2_SPLIT = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _REST
-_SPLITS: dict[str, str | None] = {
+LLAMA3_SPLIT = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + _REST
+QWEN2_SPLIT = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _REST
+SPLITS: dict[str, str | None] = {
     "default": None,  # None: GPT-2's own rule, which the library has built in
     "gpt-2": None,
     "gpt2": None,
-    "llama-bpe": _LLAMA3_SPLIT,
-    "llama3": _LLAMA3_SPLIT,
-    "llama-v3": _LLAMA3_SPLIT,
-    "smaug-bpe": _LLAMA3_SPLIT,
-    "dbrx": _LLAMA3_SPLIT,
-    "qwen2": _QWEN2_SPLIT,
-    "deepseek-r1-qwen": _QWEN2_SPLIT,
+    "llama-bpe": LLAMA3_SPLIT,
+    "llama3": LLAMA3_SPLIT,
+    "llama-v3": LLAMA3_SPLIT,
+    "smaug-bpe": LLAMA3_SPLIT,
+    "dbrx": LLAMA3_SPLIT,
+    "qwen2": QWEN2_SPLIT,
+    "deepseek-r1-qwen": QWEN2_SPLIT,
 }
 
 
@@ -76,15 +76,15 @@ def _sentencepiece(file: GgufFile) -> dict[str, Any]:
     gemma = file.value("general.architecture") in _GEMMA
     tokens = _tokens(file)
     if gemma:  # runs of spaces are stored as such, but looked up after spaces became the visible mark
-        tokens = [_SPACE * len(token) if token.strip(" ") == "" else token for token in tokens]
+        tokens = [SPACE * len(token) if token.strip(" ") == "" else token for token in tokens]
     if "tokenizer.ggml.merges" in file.metadata:
         merges = _given_merges(file, tokens)
     else:
         merges = _derived_merges(tokens, _types(file), _ranks(file, tokens, gemma=gemma))
     prefix = not gemma and bool(file.metadata.get("tokenizer.ggml.add_space_prefix", True))
-    replace = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
-    prepend = {"type": "Prepend", "prepend": _SPACE}
-    unmark = {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "}
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+    prepend = {"type": "Prepend", "prepend": SPACE}
+    unmark = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
     strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
     return {
         "normalizer": {"type": "Sequence", "normalizers": [prepend, replace]} if prefix else replace,
@@ -99,12 +99,12 @@ def _sentencepiece(file: GgufFile) -> dict[str, Any]:
 
 def _byte_level(file: GgufFile) -> dict[str, Any]:
     pre = file.metadata.get("tokenizer.ggml.pre", "default")
-    if pre not in _SPLITS:
+    if pre not in SPLITS:
         raise ModelError(
-            f"{file.path}: the pre-tokenizer {pre!r} is not supported (supported: {', '.join(_SPLITS)})",
+            f"{file.path}: the pre-tokenizer {pre!r} is not supported (supported: {', '.join(SPLITS)})",
             hint=_OTHER_WAY,
         )
-    tokens, split = _tokens(file), _SPLITS[pre]
+    tokens, split = _tokens(file), SPLITS[pre]
     level = {
         "type": "ByteLevel",
         "add_prefix_space": False,
@@ -113,14 +113,14 @@ def _byte_level(file: GgufFile) -> dict[str, Any]:
     }
     splitter = {"type": "Split", "pattern": {"Regex": split}, "behavior": "Isolated", "invert": False}
     return {
-        "normalizer": {"type": "NFC"} if split == _QWEN2_SPLIT else None,
+        "normalizer": {"type": "NFC"} if split == QWEN2_SPLIT else None,
         "pre_tokenizer": level
         if split is None
         else {"type": "Sequence", "pretokenizers": [splitter, {**level, "use_regex": False}]},
         "post_processor": {**level, "use_regex": True},
         "decoder": {**level, "use_regex": True},
         # Llama 3 takes a word that is in the vocabulary whole, even where merges wouldn't lead to it.
-        "model": _bpe(tokens, _given_merges(file, tokens), ignore_merges=split == _LLAMA3_SPLIT),
+        "model": _bpe(tokens, _given_merges(file, tokens), ignore_merges=split == LLAMA3_SPLIT),
     }
 
 
@@ -157,7 +157,7 @@ def _derived_merges(tokens: list[str], types: list[int], ranks: list[float]) -> 
     pieces = {
         token: index
         for index, (token, kind) in enumerate(zip(tokens, types, strict=True))
-        if kind in (_NORMAL, _USER_DEFINED, _UNUSED)  # control, unknown and byte tokens are never put together
+        if kind in (NORMAL, USER_DEFINED, UNUSED)  # control, unknown and byte tokens are never put together
     }
     found = [
         (ranks[index], -cut, cut - len(token), index)
@@ -189,7 +189,7 @@ def _tokens(file: GgufFile) -> list[str]:
 
 def _types(file: GgufFile) -> list[int]:
     count = len(_tokens(file))
-    types: list[int] = file.metadata.get("tokenizer.ggml.token_type") or [_NORMAL] * count
+    types: list[int] = file.metadata.get("tokenizer.ggml.token_type") or [NORMAL] * count
     if len(types) != count:
         raise ModelError(f"{file.path}: {count} tokens but {len(types)} token types", hint="fetch the file again")
     return types
@@ -199,9 +199,9 @@ def _added_tokens(file: GgufFile, vocabulary: dict[str, int]) -> list[dict[str, 
     """Control and user-defined tokens, which are found in a text before anything else happens to it."""
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return [
-        {"id": index, "content": token, **flags, "special": kind == _CONTROL}
+        {"id": index, "content": token, **flags, "special": kind == CONTROL}
         for index, (token, kind) in enumerate(zip(_tokens(file), _types(file), strict=True))
-        if kind in (_CONTROL, _USER_DEFINED) and vocabulary.get(token) == index
+        if kind in (CONTROL, USER_DEFINED) and vocabulary.get(token) == index
     ]
 
 

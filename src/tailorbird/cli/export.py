@@ -10,6 +10,7 @@ import typer
 from tailorbird.cli.compress import options_of
 from tailorbird.cli.options import Folder, Json, Recipe
 from tailorbird.cli.session import session
+from tailorbird.errors import UsageError
 
 if TYPE_CHECKING:
     from tailorbird.artifact.export import Exported
@@ -32,6 +33,10 @@ def command(
     original: Annotated[
         str | None, typer.Option("--original", metavar="MODEL", help="To measure against; the recipe's by default.")
     ] = None,
+    refit: Annotated[
+        bool,
+        typer.Option("--refit", help="gguf: fit the weights of --original into the types, with calibration text."),
+    ] = False,
     recipe: Recipe = None,
     json: Json = False,
 ) -> None:
@@ -42,7 +47,12 @@ def command(
     this = session(context)
     options = options_of(settings or []) | ({} if dtype is None else {"dtype": dtype})
     with evaluation("exporting") as told:
-        done = export(artifact, out, to, options=options, reencode=reencode, original=original, told=told)
+        if refit:
+            from tailorbird.pipeline.refit import export_refitted
+
+            done = export_refitted(artifact, out, to, _named(original), options=options, told=told)
+        else:
+            done = export(artifact, out, to, options=options, reencode=reencode, original=original, told=told)
     found = described(done)
     if this.json:
         this.emit(found)
@@ -58,6 +68,12 @@ def command(
     this.line(f"{check.library} read back {check.parts} tensors: {same}{f' ({check.why})' if check.why else ''}")
     for note in check.notes:
         this.line(f"note: {note}")
+
+
+def _named(original: str | None) -> str:
+    if original is None:
+        raise UsageError("--refit needs the original model", hint="name it: --original MODEL")
+    return original
 
 
 def described(done: Exported) -> dict[str, Any]:

@@ -9,12 +9,12 @@ product; inside a block the same is done once more for 16 columns.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from tailorbird.fit.compensate import compensate, strides
 from tailorbird.fit.groups import Fitter, minmax
 from tailorbird.formats.bitplanes import BitPlanes
 from tailorbird.formats.grid import Grid, Units
@@ -108,28 +108,15 @@ class _Chunk:
             return 0.0
         if order is not None:
             self.w = self.w[order]
-        block, inner = (128, 16) if self.static else _strides(self.spec.group_size)
-        error = 0.0
-        for start in range(0, len(visit), block):
-            stop = min(start + block, len(visit))
-            errors = self._block(upper, visit, start, stop, inner)
-            error += errors.square().sum().item()
-            self.w[stop:].addmm_(upper[start:stop, stop:].T, errors, alpha=-1)
-        return error
+        block, inner = (128, 16) if self.static else strides(self.spec.group_size)
+        return compensate(self.w, upper, lambda j, w: self._column(j, visit[j], w), block, inner)
 
-    def _block(self, upper: Tensor, visit: list[int], start: int, stop: int, inner: int) -> Tensor:
-        errors = torch.empty(stop - start, self.w.shape[1])
-        for low in range(start, stop, inner):
-            high = min(low + inner, stop)
-            for j in range(low, high):
-                if not self.static and j % self.spec.group_size == 0:
-                    self._fit(j // self.spec.group_size, self.fitter)
-                    self._snap(j // self.spec.group_size)
-                e = torch.sub(self.w[j], self._quantize(visit[j], self.w[j]), out=errors[j - start])
-                e /= upper[j, j]
-                self.w[j + 1 : high].addr_(upper[j, j + 1 : high], e, alpha=-1)
-            self.w[high:stop].addmm_(upper[low:high, high:stop].T, errors[low - start : high - start], alpha=-1)
-        return errors
+    def _column(self, place: int, column: int, w: Tensor) -> Tensor:
+        """The values of the column at a place of the sweep; groups that move are fitted when the sweep reaches them."""
+        if not self.static and place % self.spec.group_size == 0:
+            self._fit(place // self.spec.group_size, self.fitter)
+            self._snap(place // self.spec.group_size)
+        return self._quantize(column, w)
 
     def _fit(self, g: int, fitter: Fitter) -> None:
         size = self.spec.group_size
@@ -153,17 +140,6 @@ class _Chunk:
     def grid(self) -> Grid:
         """The stored form of all groups."""
         return Grid.store(self.scale.T, self.offset.T, self.spec, self.units)
-
-
-def _strides(group_size: int) -> tuple[int, int]:
-    """Columns of a block and of an inner step, such that every group starts where all earlier errors have been
-    passed on."""
-    block = group_size * (128 // group_size) or _divisor(group_size, 128)
-    return block, _divisor(math.gcd(block, group_size), 16)
-
-
-def _divisor(n: int, most: int) -> int:
-    return next(d for d in range(min(n, most), 0, -1) if n % d == 0)
 
 
 def _joined(grids: list[Grid]) -> Grid:

@@ -162,12 +162,18 @@ def _stream(job: Prepared, data: Calibration, partial: Partial) -> Stream:
 
 
 def _embedding(job: Prepared, data: Calibration, partial: Partial) -> Callable[[Tensor], Tensor]:
-    """Embedding rows by token id; of an embedding that is not compressed yet only those the data use are read."""
+    """Embedding rows by token id, compressed ones where these are fitted first."""
     first, name = job.pieces[0], job.model.anatomy.embedding
+    if name and first.block is None and partial.done(first):
+        return partial.planes(first)[name].gather
+    return original_rows(job, data)
+
+
+def original_rows(job: Prepared, data: Calibration) -> Callable[[Tensor], Tensor]:
+    """Uncompressed embedding rows by token id; only those the data use are read."""
+    name = job.model.anatomy.embedding
     if not name:
         return lambda ids: ids
-    if first.block is None and partial.done(first):
-        return partial.planes(first)[name].gather
     used = torch.unique(torch.cat([batch.reshape(-1) for batch in data.batches]))
     table = job.model.gather(f"{name}.weight", used).float()
     return lambda ids: table[torch.searchsorted(used, ids)]

@@ -30,7 +30,7 @@ def fit_piece(
         Packed weights and facts (error, seconds, bytes, digest) by part name.
     """
     with progress.stage("measure", clock):
-        stats = _statistics(job, piece, stream)
+        stats = statistics(job, piece, stream)
     planes: dict[str, BitPlanes] = {}
     facts: dict[str, dict[str, Any]] = {}
     for part in piece.parts:
@@ -40,7 +40,7 @@ def fit_piece(
     return planes, facts
 
 
-def _statistics(job: Prepared, piece: Segment, stream: Stream | None) -> dict[str, Stats]:
+def statistics(job: Prepared, piece: Segment, stream: Stream | None) -> dict[str, Stats]:
     """Statistics by part; the input embedding has none: each of its inputs is one row."""
     if stream is None or not piece.parts:
         return {}
