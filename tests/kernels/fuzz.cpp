@@ -156,7 +156,7 @@ void check_products(const Matrix& matrix, bool sane) {
 
 void one() {
   const bool sane = pick(0, 1);
-  const size_t rows = pick(1, 40), group_size = pick(1, pick(0, 9) ? 33 : 2100), groups = pick(1, 5);
+  const size_t rows = pick(1, pick(0, 9) ? 40 : 600), group_size = pick(1, pick(0, 9) ? 33 : 2100), groups = pick(1, 5);
   std::vector<Arrays> arrays(pick(1, 3));
   std::vector<Source> sources;
   for (Arrays& a : arrays) sources.push_back(make(rows, group_size, groups, sane, a));
@@ -168,7 +168,7 @@ void one() {
   Matrix matrix(rows, group_size, groups, sources, order);
   for (size_t i = 0; i < sources.size(); ++i) check_unpack(matrix, i, sources[i], arrays[i]);
   check_products(matrix, sane);
-  if (pick(0, 40) == 0) Pool::set_threads(pick(1, 4));
+  if (pick(0, 9) == 0) Pool::set_threads(pick(1, 4));
 }
 
 }  // namespace

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from tailorbird.errors import UsageError
+from tailorbird.errors import TailorbirdError, UsageError
 from tailorbird.fit.groups import minmax
 from tailorbird.fit.sweep import sweep
 from tailorbird.formats import PlaneSpec
@@ -64,6 +64,13 @@ def test_a_variant_can_be_asked_for(monkeypatch: pytest.MonkeyPatch, extension: 
         assert "portable, reference" in caught.value.hint
     with pytest.raises(ValueError, match="it has"):
         extension.use_variant("sse9")
+
+
+def test_the_machine_can_be_measured(extension: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert native.read_bandwidth(1 << 22, 0.01) > 0
+    monkeypatch.setattr(native, "extension", lambda: None)
+    with pytest.raises(TailorbirdError, match="no native kernels"):
+        native.read_bandwidth()
 
 
 def test_a_missing_file_is_a_missing_extension() -> None:
