@@ -14,7 +14,7 @@ LINTED := src tests scripts $(wildcard benchmarks examples)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test test-all lint format bench bench-quality bench-memory docs clean
+.PHONY: help setup demo test test-all lint format bench bench-quality bench-speed bench-memory docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -45,6 +45,9 @@ bench: setup ## speed of the stages on the demo model
 
 bench-quality: setup ## perplexity at equal real bytes, beside other libraries
 	$(PY) benchmarks/quality.py
+
+bench-speed: setup ## tokens a second at several bit-widths, beside llama.cpp where its environment is set up
+	$(PY) benchmarks/decode.py
 
 bench-memory: setup ## peak memory on a checkpoint larger than the budget
 	$(PY) benchmarks/memory.py

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 import tailorbird
+from tailorbird.errors import DataError
 from tailorbird.files import read_json
+from tailorbird.runtime import profile
 
 
 def test_compress_evaluates_and_reports(call: Any, tiny: Path, text: Path, tmp_path: Path) -> None:
@@ -160,6 +162,41 @@ def test_run_streams(call: Any, artifact: Path) -> None:
         for seed in (1, 1, 2)
     ]
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_run_offers_every_arithmetic(call: Any, artifact: Path) -> None:
+    done = call("run", artifact, "The", "--max-tokens", 3, "--activations", "fp32", "--cache", "int8", "--json")
+    assert done.json["tokens"] == 3 and done.json["finish"] == "length"
+    assert call("run", artifact, "The", "--cache", "fp8").code == 2
+
+
+def test_bench_stands_beside_the_wall(call: Any, artifact: Path) -> None:
+    args = ("--decode-tokens", 3, "--prefill-tokens", 20, "--runs", 1)
+    found = call("bench", artifact, *args, "--json").json
+    assert found["decode_tokens_per_s"] > 0 and found["prefill_tokens_per_s"] > 0
+    assert found["wall_tokens_per_s"] == pytest.approx(found["read_bytes_per_s"] / found["bytes_per_token"])
+    parts = call("inspect", artifact, "--json").json["parts"]
+    assert found["bytes_per_token"] == sum(part["bytes"] for part in parts)  # tied: all are read
+    assert 0 < found["outside_products"] < 1
+    assert "of it" in call("bench", artifact, *args).out
+    assert call("bench", artifact, "--decode-tokens", 1000).code == 2
+
+
+def test_profile_is_a_table(call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profile, "_SECONDS", 0.0)
+    monkeypatch.setattr(profile, "SHAPES", ((64, 128), (32, 64)))
+    path = tmp_path / "this.json"
+    found = call("profile", "--out", path, "--json").json
+    assert {(e["rows"], e["cols"]) for e in found["entries"]} == {(64, 128), (32, 64)}
+    assert {e["bits"] for e in found["entries"]} == set(range(1, 9))
+    assert all(e["milliseconds"] > 0 for e in found["entries"]) and found["read_bytes_per_s"] > 0
+    read = profile.Profile.read(path)
+    assert len(read.entries) == len(found["entries"]) and read.kernels == found["kernels"]
+    again = call("profile", "--out", path)
+    assert again.code == 2 and "there already" in again.err
+    path.write_text(path.read_text().replace('"bits": 1', '"bits": "1"'))
+    with pytest.raises(DataError, match="no profile"):
+        profile.Profile.read(path)
 
 
 def test_methods(call: Any) -> None:

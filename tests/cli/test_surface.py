@@ -23,6 +23,7 @@ SURFACE = {
     "evaluate": {"model", "--reference", "--tokens", "--window", "--text", "--tasks"},
     "run": {
         *("model", "prompt", "--max-tokens", "--temperature", "--top-k", "--top-p", "--seed", "--stop", "--dense"),
+        *("--min-p", "--activations", "--cache", "--threads"),
     },
     "serve": {
         *("model", "--host", "--port", "--api-key", "--name", "--plain-chat", "--slots", "--queue", "--max-tokens"),
@@ -31,6 +32,8 @@ SURFACE = {
     "inspect": {"artifact"},
     "verify": {"artifact"},
     "export": {"artifact", "--to", "--out", "--dtype", "--set", "--reencode", "--refit", "--original"},
+    "bench": {"model", "--decode-tokens", "--prefill-tokens", "--runs", "--threads", "--dense"},
+    "profile": {"--out", "--threads"},
     "methods": set(),
     "demo": {"--out", "--method", "--budget", "--model"},
 }

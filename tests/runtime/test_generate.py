@@ -168,3 +168,14 @@ def test_completions_take_turns(make_packed: Any) -> None:
         for index, pieces in enumerate(running):
             mixed[index] += next(pieces, "")
     assert mixed == ["".join(model.generate(text, 12)) for text in texts]
+
+
+def test_limits_reach_beyond_the_likeliest_few() -> None:
+    """Where chances are nearly even, all of a large vocabulary may be drawn from."""
+    logits = torch.linspace(0, 1e-3, 3000)
+    generator = torch.Generator().manual_seed(0)
+    for limits in ({"top_p": 0.9}, {"min_p": 0.5}, {"top_k": 2000}, {}):
+        drawn = {choose(logits, generator, 1.0, **limits) for _ in range(400)}  # type: ignore[arg-type]
+        assert min(drawn) < 2000 and len(drawn) > 300
+    for limits in ({"top_p": 1e-6}, {"min_p": 1.0}, {"top_k": 1}):
+        assert choose(logits, generator, 1.0, **limits) == 2999  # type: ignore[arg-type]

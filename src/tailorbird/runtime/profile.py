@@ -83,8 +83,8 @@ class Profile:
             raise DataError(f"{path} is no profile: {cause}", hint="make one: tailorbird profile --out FILE") from cause
 
 
-def measure(progress: Progress | None = None, shapes: Sequence[tuple[int, int]] = SHAPES) -> Profile:
-    """Measure this machine; takes about a minute with the default shapes.
+def measure(progress: Progress | None = None) -> Profile:
+    """Measure this machine; takes about a minute.
 
     Raises:
         TailorbirdError: there are no native kernels to measure.
@@ -94,11 +94,11 @@ def measure(progress: Progress | None = None, shapes: Sequence[tuple[int, int]] 
         raise TailorbirdError("there are no native kernels to measure", hint="install with a C++ compiler")
     before = native.read_bandwidth()
     entries: list[Entry] = []
-    for done, (rows, cols) in enumerate(shapes, 1):
+    for done, (rows, cols) in enumerate(SHAPES, 1):
         for bits in BITS:
             entries += _entries(rows, cols, bits)
         if progress:
-            progress(done, len(shapes))
+            progress(done, len(SHAPES))
     read = max(before, native.read_bandwidth())
     return Profile(processor(), module.variant(), module.threads(), read, GROUP_SIZE, entries)
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 _COLDEST = 1e-6
+_FEW = 512
 
 
 def choose(
@@ -29,12 +30,28 @@ def choose(
     if temperature <= 0:
         return int(logits.argmax())
     # From the highest down, so that no temperature, however low, makes an infinity of it.
-    values, order = ((logits - logits.max()) / max(temperature, _COLDEST)).sort(descending=True, stable=True)
-    if top_k:
-        values = values[:top_k]
-    chances = values.softmax(dim=-1)
+    chances = ((logits - logits.max()) / max(temperature, _COLDEST)).softmax(dim=-1)
+    if not top_k and top_p is None and min_p is None:
+        return int(torch.multinomial(chances, 1, generator=generator))
+    chances, order = _likeliest(chances, top_k, top_p, min_p)
     if top_p is not None:
         chances = chances * (chances.cumsum(-1) - chances < top_p)
     if min_p is not None:
         chances = chances * (chances >= min_p * chances[0])
     return int(order[torch.multinomial(chances, 1, generator=generator)])
+
+
+def _likeliest(chances: Tensor, top_k: int | None, top_p: float | None, min_p: float | None) -> tuple[Tensor, Tensor]:
+    """Chances from the highest down and their tokens, at least as many as the limits can leave.
+
+    Sorting a whole vocabulary takes longer than a small model's forward pass; mostly a few tokens hold all that counts.
+    """
+    if top_k:
+        values, order = chances.topk(min(top_k, len(chances)))
+        return values / values.sum(), order
+    values, order = chances.topk(min(_FEW, len(chances)))
+    if top_p is not None and float(values.double().sum()) > top_p:
+        return values, order
+    if min_p is not None and float(values[-1]) < min_p * float(values[0]):
+        return values, order
+    return chances.sort(descending=True)

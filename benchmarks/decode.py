@@ -1,0 +1,138 @@
+"""Tokens a second of the demo model at several bit-widths, beside llama.cpp on the same machine in the same run.
+
+    make bench-speed
+
+Artifacts are made once and kept in .bench/speed. Perplexities are those of benchmarks/results/quality.json (looked up
+by the artifact's digest, else measured) and of benchmarks/results/peers.json (a type's strongest form). Rows go to
+benchmarks/results/decode.json, the table to docs/speed.md. Run it on an otherwise idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import tailorbird
+from tailorbird.artifact import Artifact
+from tailorbird.files import read_json, write_atomic, write_json
+from tailorbird.kernels import native
+from tailorbird.runtime.load import load
+from tailorbird.runtime.profile import processor
+from tailorbird.runtime.speed import bench
+
+ROOT = Path(__file__).parent
+RESULTS = ROOT / "results"
+KEPT = ROOT.parent / ".bench" / "speed"
+PEERS = ROOT.parent / ".bench" / "peers-venv" / "bin" / "python"
+MODEL = "demo:gemma-270m"
+BUDGETS = ("4.5bits", "4bits", "3bits", "2bits")
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Make what is missing, measure everything, write table and rows."""
+    options = _options()
+    folders = [_artifact(budget, options.method) for budget in options.budgets]
+    native.set_threads(options.threads)
+    torch.set_num_threads(options.threads)
+    rows = [_ours(folder, budget) for folder, budget in zip(folders, options.budgets, strict=True)]
+    peers = _peers(options.threads)
+    document = {
+        "command": " ".join(sys.argv), "date": date.today().isoformat(), "model": MODEL, "machine": processor(),
+        "threads": options.threads, "load": os.getloadavg()[0], "torch": torch.__version__, "rows": rows, "peers": peers,
+    }  # fmt: skip
+    write_json(RESULTS / "decode.json", document)
+    page = _page(document)
+    write_atomic(ROOT.parent / "docs" / "speed.md", page.encode())
+    print(page)
+
+
+def _artifact(budget: str, method: str) -> Path:
+    folder = KEPT / f"{method}-{budget}"
+    if not (folder / "job.json").exists() or not Artifact.open(folder).manifest.verified:
+        print(f"compressing with {method} to {budget}", file=sys.stderr, flush=True)
+        KEPT.mkdir(parents=True, exist_ok=True)
+        tailorbird.compress(MODEL, folder, method=method, budget=budget, resume=folder.exists())
+    return folder
+
+
+def _ours(folder: Path, budget: str) -> Row:
+    artifact = Artifact.open(folder)
+    found = bench(load(folder))
+    name = f"{artifact.plan.method} {budget}"
+    print(f"{name}: {found.decode_tokens_per_s:.1f} {found.prefill_tokens_per_s:.1f}", file=sys.stderr, flush=True)
+    facts = {"name": name, "bits": artifact.bits, "bytes": artifact.nbytes, "perplexity": _perplexity(folder)}
+    return facts | found.to_json()
+
+
+def _perplexity(folder: Path) -> float:
+    """As the quality benchmark found it for the same artifact, else measured by the same protocol."""
+    digest = Artifact.open(folder).digest
+    known = [row["perplexity"] for row in read_json(RESULTS / "quality.json")["rows"] if row["digest"] == digest]
+    return float(known[0]) if known else tailorbird.evaluate(folder, tokens=16368).perplexity
+
+
+def _peers(threads: int) -> list[Row]:
+    """llama.cpp, in its own environment; none where that is not set up."""
+    if not PEERS.exists():
+        print("no peers: run benchmarks/peers/setup.sh first", file=sys.stderr)
+        return []
+    script = str(ROOT / "peers" / "speed.py")
+    done = subprocess.run([PEERS, script, "--threads", str(threads)], stdout=subprocess.PIPE, check=True)
+    rows: list[Row] = json.loads(done.stdout)["rows"]
+    scored = read_json(RESULTS / "peers.json")["rows"]
+    for row in rows:
+        same = [r["perplexity"] for r in scored if r["type"].split(" imatrix")[0] == row["type"].split(" imatrix")[0]]
+        row["perplexity"] = min(same, default=None)
+    return rows
+
+
+def _page(found: Row) -> str:
+    lines = [
+        f"| tailorbird {row['name']} | {row['bytes'] / 1e6:.1f} | {row['perplexity']:.2f} | {row['decode_tokens_per_s']:.1f} | "
+        f"{row['of_wall']:.0%} | {row['outside_products']:.0%} | {row['prefill_tokens_per_s']:.0f} |"
+        for row in found["rows"]
+    ]
+    lines += [
+        f"| llama.cpp {row['type']} | {row['bytes'] / 1e6:.1f} | {_number(row['perplexity'])} | "
+        f"{row['decode_tokens_per_s']:.1f} | | | {row['prefill_tokens_per_s']:.0f} |"
+        for row in found["peers"]
+    ]
+    first = found["rows"][0]
+    return f"""# Speed
+
+Written by `make bench-speed`; do not edit. Model `{found["model"]}`, {found["threads"]} threads of {found["machine"]}
+({first["kernels"]} kernels), {found["date"]}, load {found["load"]:.1f} at the end. Decoding: {first["decode_tokens"]} tokens one after
+the other; prefill: {first["prefill_tokens"]} tokens; medians of {first["runs"]} runs. Perplexity as in [Benchmarks](benchmarks.md).
+
+*Of the wall*: of the tokens a second at which the weights of a token could be read, at the bandwidth measured in the same run
+({first["read_bytes_per_s"] / 1e9:.1f} GB/s in the first row). *Outside*: share of a token that is not spent on products with packed weights.
+
+| | file MB | perplexity | decode tokens/s | of the wall | outside | prefill tokens/s |
+|---|--:|--:|--:|--:|--:|--:|
+{chr(10).join(lines)}
+"""
+
+
+def _number(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.2f}"
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--method", default="gptq")
+    parser.add_argument("--budgets", nargs="+", default=list(BUDGETS))
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

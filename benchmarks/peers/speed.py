@@ -1,0 +1,97 @@
+"""Decode and prefill of llama.cpp on the demo model: tokens a second by type, as JSON on standard output.
+
+.bench/peers-venv/bin/python benchmarks/peers/speed.py --threads 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import gguf_header
+import llama_cpp
+import llama_cpp_peer as peer
+import model as demo
+
+ROOT = Path(__file__).resolve().parents[2]
+# Speed does not depend on the importance matrix, so every file is made without one.
+RECIPES = (
+    peer.Recipe("Q4_0"),
+    peer.Recipe("Q2_K"),
+    peer.Recipe("Q4_0", pure=True),
+    peer.Recipe("IQ4_NL", pure=True),
+    peer.Recipe("Q2_K", head="IQ4_NL"),
+)
+START = 16
+
+
+def main() -> None:
+    """Make each file, run it, print the rows."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--decode-tokens", type=int, default=128)
+    parser.add_argument("--prefill-tokens", type=int, default=512)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--work", type=Path, default=ROOT / ".bench" / "peers-work")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    source = demo.prepare(options.work, None)
+    base = peer.sixteen_bits(source.gguf, options.work, options.threads)
+    rows = [_row(source.gguf, "Q4_K_M as published", options)]
+    for recipe in RECIPES:
+        target = options.work / f"speed-{os.getpid()}.gguf"
+        try:
+            peer.quantise(base, target, recipe, {}, options.threads)
+            rows.append(_row(target, recipe.name, options))
+        except RuntimeError as error:
+            print(f"{recipe.name}: {error}", file=sys.stderr)
+        finally:
+            target.unlink(missing_ok=True)
+    print(json.dumps({"version": peer.VERSION, "threads": options.threads, "rows": rows}))
+
+
+def _row(path: Path, name: str, options: argparse.Namespace) -> dict[str, Any]:
+    print(name, file=sys.stderr, flush=True)
+    ids = peer.tokenise(path, (ROOT / "README.md").read_text())
+    ids = (ids * -(-options.prefill_tokens // len(ids)))[: options.prefill_tokens]
+    prefill, decode = [], []
+    with peer._context(path, options.threads) as (context, batch, _):
+        for run in range(options.runs + 1):
+            prefill.append(len(ids) / _timed(context, batch, [ids]))
+            llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
+            _timed(context, batch, [ids[:START]])
+            one_by_one = [[token] for token in (ids * 2)[START : START + options.decode_tokens]]
+            decode.append(len(one_by_one) / _timed(context, batch, one_by_one, START))
+            llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
+            if run == 0:
+                prefill, decode = [], []
+    header = gguf_header.read(path)
+    return {
+        "peer": peer.PEER, "type": name, "bytes": path.stat().st_size, "weight_bytes": header.tensor_bytes,
+        "decode_tokens_per_s": median(decode), "prefill_tokens_per_s": median(prefill),
+    }  # fmt: skip
+
+
+def _timed(context: Any, batch: Any, pieces: list[list[int]], start: int = 0) -> float:
+    """Seconds to run pieces of a text one after the other; logits of each piece's last token are computed."""
+    began = perf_counter()
+    for piece in pieces:
+        batch.n_tokens = len(piece)
+        for i, token in enumerate(piece):
+            batch.token[i], batch.pos[i], batch.logits[i] = token, start + i, int(i == len(piece) - 1)
+            batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
+        if llama_cpp.llama_decode(context, batch):
+            raise RuntimeError("llama.cpp could not run a piece")
+        llama_cpp.llama_get_logits(context)
+        start += len(piece)
+    return perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
