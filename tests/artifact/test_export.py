@@ -22,7 +22,7 @@ from tailorbird.artifact.changes import grouped
 from tailorbird.artifact.reader import Artifact as Source
 from tailorbird.artifact.targets.hf import HF
 from tailorbird.artifact.targets.target import Target, Told
-from tailorbird.errors import ArtifactError, ResourceError, UsageError
+from tailorbird.errors import ArtifactError, ModelError, ResourceError, UsageError
 from tailorbird.files import sha256
 from tailorbird.formats import PlaneSpec
 
@@ -88,6 +88,20 @@ def test_reencoded(base: Path, tmp_path: Path) -> None:
     assert {name: sha256(tmp_path / "out" / name) for name in names} == {
         name: sha256(tmp_path / "other" / name) for name in names
     }
+
+
+def test_another_original_is_refused(base: Path, tmp_path: Path) -> None:
+    import runpy
+
+    tiny = runpy.run_path(str(Path(__file__).parents[1] / "pipeline" / "tiny.py"))
+    tiny["make_model"]("opt", tmp_path / "model")
+    with pytest.raises(ModelError, match="their parts differ"):
+        tailorbird.export(base, tmp_path / "out", "plain", reencode=True, original=tmp_path / "model")
+    copy = shutil.copytree(base, tmp_path / "copy")
+    (copy / "recipe.toml").write_text(f'model = "{tmp_path / "model"}"\nbudget = ["3bits"]\n')
+    done = tailorbird.export(copy, tmp_path / "out", "plain", reencode=True)
+    assert all(change.before is None for change in done.changes)
+    assert "--budget 3bits" in done.advice
 
 
 def test_solved_for_the_target_it_is_exact(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

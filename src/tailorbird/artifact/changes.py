@@ -15,7 +15,7 @@ from tailorbird.artifact.reader import Artifact
 from tailorbird.artifact.reencode import only_wider, spec_label
 from tailorbird.artifact.targets.target import Told
 from tailorbird.checkpoint import open_checkpoint
-from tailorbird.errors import TailorbirdError
+from tailorbird.errors import ModelError, TailorbirdError
 from tailorbird.files import read_toml
 from tailorbird.formats import BitPlanes, PlaneSpec
 from tailorbird.methods import methods
@@ -97,14 +97,28 @@ def _recipe(artifact: Artifact) -> dict[str, Any]:
 def _original(artifact: Artifact, given: str | Path | None) -> Model | None:
     """The model the artifact was made from; a recipe's is taken only where nothing has to be fetched for it."""
     if given is not None:
-        return Model.open(open_checkpoint(given))
+        return _same(artifact, Model.open(open_checkpoint(given)))
     name = _recipe(artifact).get("model")
-    if not isinstance(name, str) or not (name.startswith("demo:") or Path(name).exists()):
-        return None
     try:
-        return Model.open(open_checkpoint(name))
-    except TailorbirdError:
+        if not isinstance(name, str) or not (name.startswith("demo:") or Path(name).exists()):
+            return None
+        return _same(artifact, Model.open(open_checkpoint(name)))
+    except (TailorbirdError, OSError):
         return None
+
+
+def _same(artifact: Artifact, model: Model) -> Model:
+    """The model, if it has the artifact's parts.
+
+    Raises:
+        ModelError: it has others.
+    """
+    if list(model.parts) != list(artifact.plan.parts):
+        raise ModelError(
+            f"{artifact.folder} was not made from {model.source}: their parts differ",
+            hint="name the right model with --original, or leave it out",
+        )
+    return model
 
 
 def grouped(found: Sequence[Change]) -> list[dict[str, Any]]:
