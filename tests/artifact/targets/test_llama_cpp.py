@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from tokenizers import Tokenizer
 
 import tailorbird
 import tailorbird.artifact.verify as verifying
 from tailorbird.artifact.export import export
 from tailorbird.artifact.reader import Artifact
+from tailorbird.checkpoint import open_checkpoint
 from tailorbird.formats.ggml import TYPES, BlockType, decode
 from tailorbird.pipeline import compress
 
@@ -95,6 +97,31 @@ def test_tiny_models_score_alike(family: str, options: dict[str, Any], tmp_path:
     want = tailorbird.load(tmp_path / "artifact").logits(torch.tensor([ids]))[0]
     agree(logits, want, 0.01)
     assert len(said["made"]) == 8
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact all of whose rows divide into blocks of 256."""
+    folder = tmp_path_factory.mktemp("wide")
+    sizes = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 4, "head_dim": 64}
+    TINY["make_model"]("llama", folder / "model", **sizes)
+    job = {"method": "rtn", "budget": "8bits", "data": TINY["make_text"](folder / "text.txt"), **TINY["SMALL"]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verifying, "_verify_afresh", verifying.verify)
+        compress(folder / "model", folder / "artifact", **job)
+    return folder / "artifact"
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_kernels_of_every_type(name: str, wide: Path, tmp_path: Path) -> None:
+    """Its products with a block type agree with ours on the unpacked values."""
+    ids = list(range(2, 26))
+    _, logits = run(wide, tmp_path / "out", [], ids, type=name)
+    back = open_checkpoint(tmp_path / "out" / "model.gguf", cache=tmp_path / "cache")
+    model = transformers.AutoModelForCausalLM.from_pretrained(back.folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        want = model(torch.tensor([ids])).logits[0]
+    agree(logits, want, 0.02)
 
 
 def test_the_demo_model(tmp_path: Path) -> None:
