@@ -47,7 +47,8 @@ def main() -> None:
     peers = _peers(options.threads)
     document = {
         "command": " ".join(sys.argv), "date": date.today().isoformat(), "model": MODEL, "machine": processor(),
-        "threads": options.threads, "load": os.getloadavg()[0], "torch": torch.__version__, "rows": rows, "peers": peers,
+        "threads": options.threads, "load": os.getloadavg()[0], "torch": torch.__version__,
+        "rows": rows, "peers": peers,
     }  # fmt: skip
     write_json(RESULTS / "decode.json", document)
     page = _page(document)
@@ -97,24 +98,21 @@ def _peers(threads: int) -> list[Row]:
 
 def _page(found: Row) -> str:
     lines = [
-        f"| tailorbird {row['name']} | {row['bytes'] / 1e6:.1f} | {row['perplexity']:.2f} | {row['decode_tokens_per_s']:.1f} | "
-        f"{row['of_wall']:.0%} | {row['outside_products']:.0%} | {row['prefill_tokens_per_s']:.0f} |"
+        _line(f"tailorbird {row['name']}", row, f"{row['of_wall']:.0%}", f"{row['outside_products']:.0%}")
         for row in found["rows"]
     ]
-    lines += [
-        f"| llama.cpp {row['type']} | {row['bytes'] / 1e6:.1f} | {_number(row['perplexity'])} | "
-        f"{row['decode_tokens_per_s']:.1f} | | | {row['prefill_tokens_per_s']:.0f} |"
-        for row in found["peers"]
-    ]
+    lines += [_line(f"llama.cpp {row['type']}", row, "", "") for row in found["peers"]]
     first = found["rows"][0]
     return f"""# Speed
 
-Written by `make bench-speed`; do not edit. Model `{found["model"]}`, {found["threads"]} threads of {found["machine"]}
-({first["kernels"]} kernels), {found["date"]}, load {found["load"]:.1f} at the end. Decoding: {first["decode_tokens"]} tokens one after
-the other; prefill: {first["prefill_tokens"]} tokens; medians of {first["runs"]} runs. Perplexity as in [Benchmarks](benchmarks.md).
+Written by `make bench-speed`; do not edit. Model `{found["model"]}`, {found["threads"]} threads of
+{found["machine"]} ({first["kernels"]} kernels), {found["date"]}, load {found["load"]:.1f} at the end.
+Decoding: {first["decode_tokens"]} tokens one after the other; prefill: {first["prefill_tokens"]} tokens; medians of
+{first["runs"]} runs. Perplexity as in [Benchmarks](benchmarks.md).
 
-*Of the wall*: of the tokens a second at which the weights of a token could be read, at the bandwidth measured in the same run
-({first["read_bytes_per_s"] / 1e9:.1f} GB/s in the first row). *Outside*: share of a token that is not spent on products with packed weights.
+*Of the wall*: of the tokens a second at which the weights of a token could be read, at the bandwidth measured in the
+same run ({first["read_bytes_per_s"] / 1e9:.1f} GB/s in the first row). *Outside*: share of a token that is not spent on
+products with packed weights.
 
 | | file MB | perplexity | decode tokens/s | of the wall | outside | prefill tokens/s |
 |---|--:|--:|--:|--:|--:|--:|
@@ -122,8 +120,14 @@ the other; prefill: {first["prefill_tokens"]} tokens; medians of {first["runs"]}
 """
 
 
+def _line(name: str, row: Row, wall: str, outside: str) -> str:
+    cells = [name, f"{row['bytes'] / 1e6:.1f}", _number(row["perplexity"]), f"{row['decode_tokens_per_s']:.1f}"]
+    prefill = f"{row['prefill_tokens_per_s']:.0f}"
+    return f"| {' | '.join([*cells, wall, outside, prefill])} |"
+
+
 def _number(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.2f}"
+    return "not measured" if value is None else f"{value:.2f}" if value < 1000 else f"{value:.1e}"
 
 
 def _options() -> argparse.Namespace:

@@ -19,6 +19,9 @@ from tailorbird.runtime.stream import StopText, TextStream
 @pytest.mark.parametrize("family", ["llama", "gemma3", "opt"])
 def test_greedy_text_is_what_whole_forward_passes_give(make_packed: Any, family: str) -> None:
     model = load(make_packed(family))
+    # The native decoder rounds keys and values, and these random models waver between tokens; its logits are compared
+    # in test_decoder.py.
+    model.__dict__["decoder"] = None
     ids = model.tokenizer.prompt("The tailorbird")
     start = len(ids)
     for _ in range(12):
@@ -148,7 +151,7 @@ def test_a_completion_keeps_count(make_packed: Any) -> None:
 
 def test_keys_and_values_go_with_the_end(make_packed: Any) -> None:
     model = load(make_packed("llama"))
-    steps = model._steps([0, 5])
+    steps = model.steps([0, 5], 3)
     alive = weakref.ref(steps)
     completion = Completion(steps, model.tokenizer, [0, 5], Sampling(3))
     del steps
