@@ -95,8 +95,8 @@ class Slow(LanguageModel):
         self.go = threading.Event()
         self.go.set()
 
-    def _steps(self, ids: Any) -> Any:
-        steps = super()._steps(ids)
+    def steps(self, ids: Any, room: int) -> Any:
+        steps = super().steps(ids, room)
 
         class Waiting:
             def __next__(_) -> Any:

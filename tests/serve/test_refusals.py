@@ -252,21 +252,21 @@ def test_a_model_without_a_template(serve: Any, model: Any) -> None:
 
 
 def test_a_failure_of_the_server_is_its_own(serve: Any, slow: Any, caplog: pytest.LogCaptureFixture) -> None:
-    def fail(ids: Any) -> Any:
+    def fail(ids: Any, room: int) -> Any:
         raise RuntimeError("secret /path")
 
-    slow._steps = fail
+    slow.steps = fail
     with serve(slow) as running:
         status, _, content = running.request("POST", TEXT, {"prompt": "A"})
         assert status == 500 and told(content)["type"] == "server_error" and b"secret" not in content
         assert "secret" in caplog.text
 
-        def panic(ids: Any) -> Any:
+        def panic(ids: Any, room: int) -> Any:
             raise BaseException("as a library in Rust does")
 
-        slow._steps = panic
+        slow.steps = panic
         assert running.request("POST", TEXT, {"prompt": "A"})[0] == 500
-        del slow._steps
+        del slow.steps
         assert running.request("POST", TEXT, {"prompt": "A"})[0] == 200
 
 

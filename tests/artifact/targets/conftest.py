@@ -53,5 +53,5 @@ def ids() -> torch.Tensor:
 
 @pytest.fixture
 def logits(ids: torch.Tensor) -> Callable[[Path], torch.Tensor]:
-    """Our own logits of an artifact."""
-    return lambda folder: load(folder).logits(ids)
+    """Our own logits of an artifact, in plain float32 arithmetic."""
+    return lambda folder: load(folder, dense=True).logits(ids)
