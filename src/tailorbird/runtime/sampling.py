@@ -28,7 +28,7 @@ def choose(
         min_p: only tokens at least p times as likely as the most likely one are drawn from (arXiv 2407.01082).
     """
     if temperature <= 0:
-        return int(logits.argmax())
+        return most_likely(logits)
     # From the highest down, so that no temperature, however low, makes an infinity of it.
     chances = ((logits - logits.max()) / max(temperature, _COLDEST)).softmax(dim=-1)
     if not top_k and top_p is None and min_p is None:
@@ -39,6 +39,11 @@ def choose(
     if min_p is not None:
         chances = chances * (chances >= min_p * chances[0])
     return int(order[torch.multinomial(chances, 1, generator=generator)])
+
+
+def most_likely(logits: Tensor) -> int:
+    """The token of the highest logit; numpy finds it several times faster than torch does in so large a vocabulary."""
+    return int(logits.numpy().argmax())
 
 
 def _likeliest(chances: Tensor, top_k: int | None, top_p: float | None, min_p: float | None) -> tuple[Tensor, Tensor]:

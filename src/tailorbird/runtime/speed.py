@@ -15,6 +15,7 @@ from tailorbird.errors import UsageError
 from tailorbird.kernels import native
 from tailorbird.plan import Plan
 from tailorbird.runtime.language_model import LanguageModel
+from tailorbird.runtime.sampling import most_likely
 
 START = 16
 """Tokens of the prompt that decoding starts from."""
@@ -117,12 +118,12 @@ def _prefill(model: LanguageModel, ids: list[int]) -> float:
 def _decode(model: LanguageModel, ids: list[int], tokens: int) -> tuple[float, float]:
     """Seconds of `tokens` tokens, and the share of them outside products; the prompt is not counted."""
     steps = model.steps(ids, tokens + 1)
-    token = int(next(steps).argmax())
+    token = most_likely(next(steps))
 
     def run(token: int = token) -> None:
         for _ in range(tokens):
             steps.feed(token)
-            token = int(next(steps).argmax())
+            token = most_likely(next(steps))
 
     before = model.decoder.product_seconds if model.decoder else 0.0
     took = _timed(run)

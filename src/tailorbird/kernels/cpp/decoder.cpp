@@ -9,6 +9,9 @@ namespace tailorbird {
 
 namespace {
 
+// Queries of a head that are looked at together.
+constexpr size_t kQueries = 8;
+
 // Rows below which splitting small work over threads costs more than it saves.
 constexpr size_t kSplit = 4;
 
@@ -260,7 +263,7 @@ void Decoder::attend_heads(Step& step, size_t index) {
   const size_t shared = layer.heads / layer.kv_heads, queries = shared * step.n;
   const size_t piece = std::clamp<size_t>((layer.heads * step.n + step.pool.size() - 1) / step.pool.size(), 1, kQueries);
   const size_t pieces = (queries + piece - 1) / piece;
-  step.pool.split(layer.kv_heads * pieces, 1, [&](size_t begin, size_t end, size_t thread) {
+  step.pool.split(layer.kv_heads * pieces, 1, [&](size_t begin, size_t end, size_t) {
     for (size_t task = begin; task < end; ++task) {
       Head head{{}, {}, layer.head_dim, layer.scale, layer.soft_cap, layer.window};
       const size_t kv = task / pieces, low = task % pieces * piece, high = std::min(low + piece, queries);
@@ -272,7 +275,7 @@ void Decoder::attend_heads(Step& step, size_t index) {
                           attended_.data() + (token * layer.heads + h) * layer.head_dim,
                           step.start + static_cast<int64_t>(token)};
       }
-      attend(head, asked, static_cast<int64_t>(high - low), static_cast<float*>(step.pool.scratch(thread)));
+      attend(head, asked, static_cast<int64_t>(high - low));
     }
   });
 }
@@ -330,7 +333,6 @@ size_t Decoder::scratch(size_t n, Activations mode) const {
   size_t most = scratch_bytes(*head_.matrix, n, mode);
   const auto see = [&](const Linear& linear) { most = std::max(most, scratch_bytes(*linear.matrix, n, mode)); };
   for (const Layer& layer : layers_) {
-    most = std::max<size_t>(most, sizeof(float) * attend_scratch(layer.head_dim));
     for (const Linear& linear : layer.qkv) see(linear);
     for (const Linear& linear : layer.gate_up) see(linear);
     see(layer.output), see(layer.down);

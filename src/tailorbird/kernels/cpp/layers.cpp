@@ -9,8 +9,7 @@ namespace tailorbird {
 
 namespace {
 
-static_assert(kLanes == 16);
-constexpr int64_t kBlock = kLanes;  // keys looked at together: as floats they stay in the first cache
+constexpr int64_t kBlock = kLanes;  // keys looked at together
 constexpr float kNever = -1e30f;
 
 TAILORBIRD_INLINE float dot(const float* a, const float* b, int64_t n) {
@@ -20,6 +19,21 @@ TAILORBIRD_INLINE float dot(const float* a, const float* b, int64_t n) {
   float rest = sum(total);
   for (; i < n; ++i) rest += a[i] * b[i];
   return rest;
+}
+
+// The first n of sixteen numbers, zeros behind them.
+TAILORBIRD_INLINE Floats some(const float* p, int64_t n) {
+  float numbers[kLanes] = {};
+  std::copy_n(p, n, numbers);
+  return load(numbers);
+}
+
+TAILORBIRD_INLINE float highest(Floats v) {
+  float a[kLanes];
+  std::memcpy(a, &v, sizeof a);
+  for (int n = kLanes / 2; n > 0; n /= 2)
+    for (int i = 0; i < n; ++i) a[i] = std::max(a[i], a[i + n]);
+  return a[0];
 }
 
 TAILORBIRD_INLINE Floats hyperbolic_tangent(Floats x) {
@@ -33,53 +47,100 @@ TAILORBIRD_INLINE Floats activate(Floats x, Gate kind) {
   return 0.5f * x * (1.0f + hyperbolic_tangent(inner));
 }
 
-// `count` keys (or values) from position `start` as floats, one after the other.
-TAILORBIRD_INLINE void unpack(const Stored& from, int64_t start, int64_t count, int64_t dim, float* out) {
-  for (int64_t j = 0; j < count; ++j) {
-    const int64_t at = (start + j) * dim;
-    if (from.bf16) {
-      for (int64_t d = 0; d < dim; ++d) {
-        const uint32_t word = static_cast<uint32_t>(from.bf16[at + d]) << 16;
-        std::memcpy(&out[j * dim + d], &word, sizeof word);
-      }
-    } else {
-      const float scale = from.scales[start + j];
-      for (int64_t d = 0; d < dim; ++d) out[j * dim + d] = scale * from.int8[at + d];
-    }
-  }
+TAILORBIRD_INLINE float number(uint16_t half) {
+  const uint32_t word = static_cast<uint32_t>(half) << 16;
+  float out;
+  std::memcpy(&out, &word, sizeof out);
+  return out;
 }
 
-// Scores of one query against a block of keys.
-TAILORBIRD_INLINE void score(const Head& head, const float* q, const float* keys, int64_t count, float* out) {
-  for (int64_t j = 0; j < count; ++j) {
-    float s = head.scale * dot(q, keys + j * head.dim, head.dim);
-    if (head.soft_cap > 0) s = head.soft_cap * std::tanh(s / head.soft_cap);
-    out[j] = s;
-  }
-}
+TAILORBIRD_INLINE float number(int8_t code) { return code; }
 
-// out = out * keep + sum_j weights[j] * values[j].
-TAILORBIRD_INLINE void mix(float* out, float keep, const float* weights, const float* values, int64_t count,
-                           int64_t dim) {
+// Products of Q queries with a key.
+template <int Q, class T>
+TAILORBIRD_INLINE void products(const Query* queries, const T* key, int64_t dim, float* out) {
+  Floats total[Q] = {};
   int64_t d = 0;
-  for (; d + 4 * kLanes <= dim; d += 4 * kLanes) {
-    Floats a = load(out + d) * keep, b = load(out + d + 16) * keep;
-    Floats c = load(out + d + 32) * keep, e = load(out + d + 48) * keep;
-    for (int64_t j = 0; j < count; ++j) {
-      const float* v = values + j * dim + d;
-      const float w = weights[j];
-      a += w * load(v);
-      b += w * load(v + 16);
-      c += w * load(v + 32);
-      e += w * load(v + 48);
+  for (; d + kLanes <= dim; d += kLanes) {
+    const Floats k = load(key + d);
+    for (int i = 0; i < Q; ++i) total[i] += load(queries[i].q + d) * k;
+  }
+  for (int i = 0; i < Q; ++i) {
+    out[i] = sum(total[i]);
+    for (int64_t rest = d; rest < dim; ++rest) out[i] += queries[i].q[rest] * number(key[rest]);
+  }
+}
+
+// out[i] = out[i] * keep[i] + sum over n values of weights[i][j] * values[j], for Q queries.
+template <int Q, class T>
+TAILORBIRD_INLINE void mix(const Query* queries, const float* keep, const float (*weights)[kBlock], const T* values,
+                           int64_t n, int64_t dim) {
+  int64_t d = 0;
+  for (; d + kLanes <= dim; d += kLanes) {
+    Floats total[Q];
+    for (int i = 0; i < Q; ++i) total[i] = load(queries[i].out + d) * keep[i];
+    for (int64_t j = 0; j < n; ++j) {
+      const Floats v = load(values + j * dim + d);
+      for (int i = 0; i < Q; ++i) total[i] += weights[i][j] * v;
     }
-    store(out + d, a), store(out + d + 16, b), store(out + d + 32, c), store(out + d + 48, e);
+    for (int i = 0; i < Q; ++i) store(queries[i].out + d, total[i]);
   }
-  for (; d < dim; ++d) {
-    float total = out[d] * keep;
-    for (int64_t j = 0; j < count; ++j) total += weights[j] * values[j * dim + d];
-    out[d] = total;
+  for (; d < dim; ++d)
+    for (int i = 0; i < Q; ++i) {
+      float total = queries[i].out[d] * keep[i];
+      for (int64_t j = 0; j < n; ++j) total += weights[i][j] * number(values[j * dim + d]);
+      queries[i].out[d] = total;
+    }
+}
+
+// Softmax over blocks of keys with a running maximum, so that memory does not grow with the context
+// (Milakov and Gimelshein, arXiv 1805.02867). Keys that a query may not see get the weight 0.
+template <int Q, class T>
+TAILORBIRD_INLINE void attend_to(const Head& head, const Query* queries, const T* keys, const T* values) {
+  float most[Q], total[Q], keep[Q], scores[Q][kBlock], products_of_key[Q];
+  for (int i = 0; i < Q; ++i) {
+    most[i] = kNever;
+    total[i] = 0;
+    std::fill_n(queries[i].out, head.dim, 0.0f);
   }
+  const int64_t end = queries[Q - 1].position + 1, window = head.window > 0 ? head.window : end;
+  for (int64_t start = std::max<int64_t>(0, queries[0].position - window + 1); start < end; start += kBlock) {
+    const int64_t n = std::min(kBlock, end - start);
+    for (int64_t j = 0; j < kBlock; ++j) {
+      if (j < n) products<Q>(queries, keys + (start + j) * head.dim, head.dim, products_of_key);
+      for (int i = 0; i < Q; ++i) {
+        const int64_t back = queries[i].position - (start + j);
+        scores[i][j] = j < n && back >= 0 && back < window ? products_of_key[i] : kNever;
+      }
+    }
+    const Floats key_scale = head.keys.scales ? some(head.keys.scales + start, n) : broadcast(1);
+    const Floats value_scale = head.values.scales ? some(head.values.scales + start, n) : broadcast(1);
+    for (int i = 0; i < Q; ++i) {
+      const Floats raw = load(scores[i]);
+      Floats s = raw * key_scale * head.scale;
+      if (head.soft_cap > 0) s = head.soft_cap * hyperbolic_tangent(s / head.soft_cap);
+      s = raw == broadcast(kNever) ? broadcast(kNever) : s;
+      const float before = most[i];
+      most[i] = std::max(before, highest(s));
+      Floats weights = exponential(s - most[i]);
+      weights = s == broadcast(kNever) ? Floats{} : weights;
+      keep[i] = before == kNever ? 0.0f : std::exp(before - most[i]);
+      total[i] = total[i] * keep[i] + sum(weights);
+      store(scores[i], weights * value_scale);
+    }
+    mix<Q>(queries, keep, scores, values + start * head.dim, n, head.dim);
+  }
+  for (int i = 0; i < Q; ++i)
+    for (int64_t d = 0; d < head.dim; ++d) queries[i].out[d] /= total[i];
+}
+
+template <class T>
+TAILORBIRD_INLINE void attend_any(const Head& head, const Query* queries, int64_t count, const T* keys,
+                                  const T* values) {
+  for (; count >= 8; count -= 8, queries += 8) attend_to<8>(head, queries, keys, values);
+  for (; count >= 4; count -= 4, queries += 4) attend_to<4>(head, queries, keys, values);
+  for (; count >= 2; count -= 2, queries += 2) attend_to<2>(head, queries, keys, values);
+  if (count) attend_to<1>(head, queries, keys, values);
 }
 
 }  // namespace
@@ -139,45 +200,11 @@ float to_int8(const float* x, int64_t dim, int8_t* out) {
   return most / 127.0f;
 }
 
-int64_t attend_scratch(int64_t dim) { return 2 * kBlock * dim + kBlock; }
-
-// Softmax over blocks of keys with a running maximum, so that memory does not grow with the context
-// (Milakov and Gimelshein, arXiv 1805.02867).
-TAILORBIRD_CLONES void attend(const Head& head, const Query* queries, int64_t count, float* scratch) {
-  float* keys = scratch;
-  float* values = keys + kBlock * head.dim;
-  float* scores = values + kBlock * head.dim;
-  float most[kQueries], total[kQueries];
-  for (int64_t i = 0; i < count; ++i) {
-    most[i] = kNever;
-    total[i] = 0;
-    std::fill_n(queries[i].out, head.dim, 0.0f);
-  }
-  const int64_t end = queries[count - 1].position + 1;
-  int64_t start = head.window > 0 ? std::max<int64_t>(0, queries[0].position - head.window + 1) : 0;
-  for (; start < end; start += kBlock) {
-    const int64_t n = std::min(kBlock, end - start);
-    unpack(head.keys, start, n, head.dim, keys);
-    unpack(head.values, start, n, head.dim, values);
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t own = queries[i].position;
-      const int64_t low = head.window > 0 ? std::max<int64_t>(0, own - head.window + 1 - start) : 0;
-      const int64_t high = std::min(n, own + 1 - start);
-      if (low >= high) continue;
-      const float before = most[i];
-      for (int64_t j = 0; j < kBlock; ++j) scores[j] = kNever;
-      score(head, queries[i].q, keys + low * head.dim, high - low, scores);
-      for (int64_t j = 0; j < high - low; ++j) most[i] = std::max(most[i], scores[j]);
-      Floats weights = exponential(load(scores) - most[i]);
-      store(scores, weights);
-      float added = 0;
-      for (int64_t j = 0; j < high - low; ++j) added += scores[j];
-      const float keep = before == kNever ? 0.0f : std::exp(before - most[i]);
-      total[i] = total[i] * keep + added;
-      mix(queries[i].out, keep, scores, values + low * head.dim, high - low, head.dim);
-    }
-  }
-  for (int64_t i = 0; i < count; ++i) multiply(queries[i].out, 1.0f / total[i], head.dim);
+TAILORBIRD_CLONES void attend(const Head& head, const Query* queries, int64_t count) {
+  if (head.keys.bf16)
+    attend_any(head, queries, count, head.keys.bf16, head.values.bf16);
+  else
+    attend_any(head, queries, count, head.keys.int8, head.values.int8);
 }
 
 }  // namespace tailorbird

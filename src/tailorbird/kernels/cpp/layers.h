@@ -52,13 +52,8 @@ struct Query {
   int64_t position;
 };
 
-constexpr int64_t kQueries = 8;
-
-// Floats of scratch that `attend` needs for heads of `dim`.
-int64_t attend_scratch(int64_t dim);
-
-// At most kQueries queries, by rising position, over the keys at positions up to their own.
-void attend(const Head& head, const Query* queries, int64_t count, float* scratch);
+// Queries by rising position, each over the keys at positions up to its own.
+void attend(const Head& head, const Query* queries, int64_t count);
 
 // Rounds a head's vector to 8 bits and returns the scale.
 float to_int8(const float* x, int64_t dim, int8_t* out);

@@ -5,8 +5,11 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(TAILORBIRD_SANITIZE)
-#define TAILORBIRD_CLONES __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+// Levels of the x86-64 psABI, which say what a processor can do, not whose it is. Compilers that don't know them here
+// make the plain form alone.
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__) && \
+    !defined(TAILORBIRD_SANITIZE)
+#define TAILORBIRD_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define TAILORBIRD_CLONES
 #endif
@@ -16,6 +19,8 @@ namespace tailorbird {
 constexpr int kLanes = 16;
 typedef float Floats __attribute__((vector_size(64)));
 typedef int32_t Ints __attribute__((vector_size(64)));
+typedef uint16_t Halves __attribute__((vector_size(32)));
+typedef int8_t Bytes __attribute__((vector_size(16)));
 
 // Everything below is inlined into the clones, so that it is compiled for their processor.
 #define TAILORBIRD_INLINE static inline __attribute__((always_inline))
@@ -30,10 +35,29 @@ TAILORBIRD_INLINE void store(float* p, Floats v) { std::memcpy(p, &v, sizeof v);
 
 TAILORBIRD_INLINE Floats broadcast(float x) { return x - Floats{}; }
 
+// Sixteen numbers in bfloat16, or of 8 bits, as floats.
+TAILORBIRD_INLINE Floats load(const uint16_t* p) {
+  Halves v;
+  std::memcpy(&v, p, sizeof v);
+  const Ints words = __builtin_convertvector(v, Ints) << 16;
+  Floats out;
+  std::memcpy(&out, &words, sizeof out);
+  return out;
+}
+
+TAILORBIRD_INLINE Floats load(const int8_t* p) {
+  Bytes v;
+  std::memcpy(&v, p, sizeof v);
+  return __builtin_convertvector(__builtin_convertvector(v, Ints), Floats);
+}
+
+// In pairs, so that the additions don't wait for each other.
 TAILORBIRD_INLINE float sum(Floats v) {
-  float total = 0;
-  for (int i = 0; i < kLanes; ++i) total += v[i];
-  return total;
+  float a[kLanes];
+  std::memcpy(a, &v, sizeof a);
+  for (int n = kLanes / 2; n > 0; n /= 2)
+    for (int i = 0; i < n; ++i) a[i] += a[i + n];
+  return a[0];
 }
 
 // exp(x) within two units in the last place: 2**n * p(r), with r = x - n ln 2 in [-ln 2 / 2, ln 2 / 2].
