@@ -117,6 +117,29 @@ products with packed weights.
 | | file MB | perplexity | decode tokens/s | of the wall | outside | prefill tokens/s |
 |---|--:|--:|--:|--:|--:|--:|
 {chr(10).join(lines)}
+{_numerics()}"""
+
+
+def _numerics() -> str:
+    """What benchmarks/numerics.py found, where it ran."""
+    path = RESULTS / "numerics.json"
+    if not path.exists():
+        return ""
+    found = read_json(path)
+    lines = [
+        f"| {row['artifact']} | {row['activations']} | {row['cache']} | {row['perplexity']:.4f} | "
+        f"{row['change']:+.2%} |"
+        for row in found["rows"]
+    ]
+    return f"""
+## What rounding costs
+
+Written by `python benchmarks/numerics.py`, {found["date"]}: perplexity through the native decoder, {found["tokens"]:,}
+predictions of WikiText-2 raw test; *change* against fp32 activations with keys and values in bfloat16.
+
+| artifact | activations | keys and values | perplexity | change |
+|---|---|---|--:|--:|
+{chr(10).join(lines)}
 """
 
 

@@ -55,7 +55,8 @@ def command(
         from tailorbird.runtime.load import load
         from tailorbird.tasks.choice import evaluate_choices
 
-        found["tasks"] = evaluate_choices(load(opened), tasks)
+        # As perplexity: what the weights cost, without the rounding of activations.
+        found["tasks"] = evaluate_choices(load(opened, activations="fp32"), tasks)
     if this.json:
         this.emit(found)
         return

@@ -36,13 +36,13 @@ def artifact_of(tiny: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory)
             folder = tmp_path_factory.mktemp(family)
             tiny.make_model(family, folder / "model", **(changes or {}))
             call = {"method": method, "budget": budget, "data": text, **tiny.SMALL, **options}
-            tailorbird.compress(folder / "model", folder / "artifact", **call)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(verifying, "_verify_afresh", verifying.verify)
+                tailorbird.compress(folder / "model", folder / "artifact", **call)
             made[key] = folder / "artifact"
         return made[key]
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verifying, "_verify_afresh", verifying.verify)
-        yield make
+    return make
 
 
 @pytest.fixture
