@@ -43,10 +43,11 @@ def test_there_are_blocks() -> None:
 def test_commands_run(index: int, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from tailorbird.cli.main import call
 
-    # The tiny model's tokenizer outweighs its weights, and it looks at few tokens: budgets in bytes and lengths are made
-    # for the real one.
+    # The tiny model's tokenizer outweighs its weights, and it looks at few tokens: budgets and lengths are made for the
+    # real one.
     lines = BLOCKS[index][1].replace(MODEL, str(tiny)).strip().splitlines()
-    lines = [line.replace("bench small", "bench small --decode-tokens 4 --prefill-tokens 32 --runs 1") for line in lines]
+    short = "bench small --decode-tokens 4 --prefill-tokens 32 --runs 1"
+    lines = [line.replace("bench small", short) for line in lines]
     for line in lines:
         words = shlex.split(line)
         assert words[0] == "tailorbird"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import runpy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +25,7 @@ def tiny() -> SimpleNamespace:
 
 
 @pytest.fixture(scope="session")
-def artifact_of(tiny: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeArtifact]:
+def artifact_of(tiny: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> MakeArtifact:
     """The folder of an artifact of a family, compressed with options of `compress`; the model lies beside it."""
     made: dict[Any, Path] = {}
     text = tiny.make_text(tmp_path_factory.mktemp("text") / "words.txt")
