@@ -13,6 +13,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tailorbird.runtime.hf_hook import install as _let_transformers_read_artifacts
+
 if TYPE_CHECKING:
     from tailorbird.artifact import Artifact
     from tailorbird.artifact.export import export
@@ -63,3 +65,6 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'tailorbird' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)
+
+
+_let_transformers_read_artifacts()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tailorbird.artifact.layout import QUANTIZED
 from tailorbird.artifact.reader import TOKENIZER, Artifact
 from tailorbird.errors import UsageError
 from tailorbird.files import write_atomic, write_json
@@ -119,7 +120,7 @@ def write_tensors(out: Path, tensors: Mapping[str, Lazy], told: Told) -> None:
 
 def write_small_files(artifact: Artifact, out: Path, dtype: torch.dtype, **more: Any) -> None:
     """Write config.json, with what is `more`, and the tokenizer's files, unpacked."""
-    config = {key: value for key, value in artifact.config.items() if key not in ("dtype", "torch_dtype")}
+    config = {key: value for key, value in artifact.config.items() if key not in ("dtype", "torch_dtype", *QUANTIZED)}
     write_json(out / "config.json", config | {"dtype": str(dtype).removeprefix("torch.")} | more)
     if TOKENIZER in artifact.manifest.files:
         write_atomic(out / "tokenizer.json", artifact.tokenizer_bytes())

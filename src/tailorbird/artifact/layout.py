@@ -12,6 +12,10 @@ from tailorbird.anatomy import Model, Part
 from tailorbird.formats import BitPlanes, PlaneSpec
 from tailorbird.formats.safetensors_write import file_bytes
 
+HEAD = "head.safetensors"
+# What config.json is given beside the model's own settings: by it transformers knows whom to ask for the weights.
+QUANTIZED = {"quantization_config": {"quant_method": "tailorbird"}}
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -47,7 +51,7 @@ def segments(model: Model) -> list[Segment]:
     used = {part for segment in found for part in segment.parts}
     rest = tuple(part for part in model.parts if part not in used)
     left = tuple(k for k in kept if not any(k in segment.kept for segment in found))
-    return [*found, Segment("head.safetensors", rest, left)] if rest or left else found
+    return [*found, Segment(HEAD, rest, left)] if rest or left else found
 
 
 def planned_bytes(pieces: list[Segment], specs: Mapping[str, PlaneSpec], kept: Mapping[str, Tensor]) -> int:

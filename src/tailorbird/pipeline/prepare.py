@@ -17,7 +17,7 @@ from tailorbird.allocate.rules import FREE, Rules
 from tailorbird.allocate.uniform import uniform
 from tailorbird.anatomy import Model, Part
 from tailorbird.artifact import targets
-from tailorbird.artifact.layout import Segment, narrowed, planned_bytes, segments
+from tailorbird.artifact.layout import QUANTIZED, Segment, narrowed, planned_bytes, segments
 from tailorbird.artifact.reader import TOKENIZER
 from tailorbird.budget import Budget
 from tailorbird.checkpoint import Checkpoint, open_checkpoint
@@ -238,7 +238,7 @@ def _files(checkpoint: Checkpoint | None) -> dict[str, bytes]:
     """Configuration and tokenizer as the artifact keeps them."""
     if checkpoint is None:
         return {}
-    files = {"config.json": json_bytes(checkpoint.config)}
+    files = {"config.json": json_bytes(dict(checkpoint.config) | QUANTIZED)}
     if (path := checkpoint.tokenizer_file) is not None:
         text = json.dumps(
             read_json(path, limit=TOKENIZER_BYTES, error=ModelError), ensure_ascii=False, separators=(",", ":")

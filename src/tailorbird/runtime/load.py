@@ -120,7 +120,7 @@ def load_into(module: nn.Module, artifact: str | Path | Tables, *, activations: 
         ArtifactError: the artifact is damaged.
     """
     tables: Tables = Artifact.open(artifact) if isinstance(artifact, str | Path) else artifact
-    _check(module, tables)
+    check_fits(module, tables)
     packed = {part.tensor for part in tables.plan.parts}
     state = module.state_dict()
     for name in tables.tensors:
@@ -161,7 +161,8 @@ def _float(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def _check(module: nn.Module, tables: Tables) -> None:
+def check_fits(module: nn.Module, tables: Tables) -> None:
+    """Raise ModelError where a module can't take an artifact's weights; see `load_into`."""
     state = module.state_dict()
     tied = {f"{name}.weight": part.shape for part in tables.plan.parts for name in part.tied}
     wanted = {name: tuple(tensor.shape) for name, tensor in tables.tensors.items()} | tied

@@ -25,6 +25,13 @@ class Valueless(Tensor):
     A plain meta tensor won't do: its product with a real one is a real tensor of whatever was in memory.
     """
 
+    place: torch.device
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        """Where the packed weight lies: libraries put what they add to a layer there."""
+        return self.place
+
     @classmethod
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -66,7 +73,9 @@ class Packed(nn.Module):
     @property
     def weight(self) -> Tensor:
         """A stand-in with the weight's shape and dtype and no values: anything that needs values raises."""
-        return torch.empty(self._rows, self._spec.cols, device="meta").as_subclass(Valueless)
+        stand_in = torch.empty(self._rows, self._spec.cols, device="meta").as_subclass(Valueless)
+        stand_in.place = self.get_buffer(self._names[0]).device if self._names else torch.device("cpu")
+        return stand_in
 
     def _hold(self, planes: BitPlanes) -> None:
         self._names = tuple(planes.arrays)
