@@ -1,6 +1,6 @@
 """Triton kernels over bit planes: products with few and with many rows of activations, and rows by index.
 
-Imported by `triton_matrix` alone, after it made sure that Triton is there. Under ``TRITON_INTERPRET=1`` Triton runs
+Imported by `triton_matrix` alone, once it found Triton. Under ``TRITON_INTERPRET=1`` Triton runs
 the same functions on the CPU, one operation of NumPy at a time.
 
 A word is 32 neighbouring columns of one plane. All kernels take one word of every plane of R rows at a time: the
@@ -15,6 +15,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language import tensor
 
 # Rows of the weight a program computes, warps, stages: what is tried at the first product of a shape.
 TILES = ((32, 1, 2), (32, 4, 3), (64, 2, 3), (64, 4, 3), (128, 4, 3), (128, 8, 3))
@@ -28,7 +29,7 @@ _LOOKED_UP = 4  # rows by index in one program
 
 
 @triton.jit
-def _codes(words: Any, word: Any, row: Any, inside: Any, rows: Any, BITS: tl.constexpr) -> Any:
+def _codes(words: tensor, word: tensor, row: tensor, inside: tensor, rows: tensor, BITS: tl.constexpr) -> tensor:
     """Codes of one word of columns, float32 (R, 32): bit k of every plane belongs to column k."""
     at = words + tl.cast(word, tl.int64) * BITS * rows + row
     lane = tl.arange(0, 32)
@@ -42,9 +43,9 @@ def _codes(words: Any, word: Any, row: Any, inside: Any, rows: Any, BITS: tl.con
 
 @triton.jit
 def _affine(
-    scales: Any, row_scales: Any, zeros: Any, offsets: Any, row_offsets: Any,
-    group: Any, row: Any, inside: Any, rows: Any, MIDDLE: tl.constexpr,
-) -> Any:  # fmt: skip
+    scales: tensor, row_scales: tensor, zeros: tensor, offsets: tensor, row_offsets: tensor,
+    group: tensor, row: tensor, inside: tensor, rows: tensor, MIDDLE: tl.constexpr,
+) -> tuple[tensor, tensor]:  # fmt: skip
     """Scale and offset of one group, float32 (R,) each, with the roundings of the format's definition."""
     at = tl.cast(group, tl.int64) * rows + row
     scale = tl.load(scales + at, mask=inside, other=0).to(tl.float32)
@@ -62,7 +63,7 @@ def _affine(
 
 
 @triton.jit
-def _columns(columns: Any, word: Any) -> Any:
+def _columns(columns: tensor, word: tensor) -> tensor:
     """Columns of the weight in one word, int32 (32,); past the last column where there is none."""
     slot = word * 32 + tl.arange(0, 32)
     if columns is not None:
@@ -72,8 +73,9 @@ def _columns(columns: Any, word: Any) -> Any:
 
 @triton.jit
 def _matmul(
-    x: Any, out: Any, words: Any, columns: Any, scales: Any, row_scales: Any, zeros: Any, offsets: Any,
-    row_offsets: Any, n: Any, cols: Any, rows: Any, count: Any, share: Any, group_words: Any,
+    x: tensor, out: tensor, words: tensor, columns: tensor, scales: tensor, row_scales: tensor, zeros: tensor,
+    offsets: tensor, row_offsets: tensor, n: tensor, cols: tensor, rows: tensor, count: tensor, share: tensor,
+    group_words: tensor,
     BITS: tl.constexpr, MIDDLE: tl.constexpr, N: tl.constexpr, DOT: tl.constexpr, R: tl.constexpr,
 ) -> None:  # fmt: skip
     """Program (i, j, k): `out[k, N * j :, R * i :]`, the product over the k-th share of the words."""
@@ -104,8 +106,8 @@ def _matmul(
 
 @triton.jit
 def _gather(
-    ids: Any, out: Any, words: Any, columns: Any, scales: Any, row_scales: Any, zeros: Any, offsets: Any,
-    row_offsets: Any, n: Any, cols: Any, rows: Any, group_words: Any,
+    ids: tensor, out: tensor, words: tensor, columns: tensor, scales: tensor, row_scales: tensor, zeros: tensor,
+    offsets: tensor, row_offsets: tensor, n: tensor, cols: tensor, rows: tensor, group_words: tensor,
     BITS: tl.constexpr, MIDDLE: tl.constexpr, R: tl.constexpr,
 ) -> None:  # fmt: skip
     """Program (i, k): adds word k of the rows that `ids[R * i :]` name to `out`."""

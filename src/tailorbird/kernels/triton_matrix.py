@@ -125,8 +125,8 @@ class TritonMatrix:
         parts = [-(-len(run.words) // share) for run, share in zip(self._runs, shares, strict=True)]
         dtype = x.dtype if sum(parts) == 1 else torch.float32
         out = torch.empty(sum(parts), len(x), rows, device=x.device, dtype=dtype)
-        with torch.cuda.device_of(x):
-            for run, share, mine in zip(self._runs, shares, out.split(parts), strict=True):
+        with torch.cuda.device(x.get_device()):
+            for run, share, mine in zip(self._runs, shares, torch.split(out, parts), strict=True):
                 kernels.matmul(x, mine, run.words, *run.grid, words_each=share, **run.constants)
         return out[0] if len(out) == 1 else out.sum(0)
 
@@ -148,7 +148,7 @@ class TritonMatrix:
             raise UsageError(f"ids are {ids.dtype} on {ids.device}", hint=f"give int64 on {self.device}")
         kernels, flat = _kernels(), ids.reshape(-1).to(torch.int64).contiguous()
         out = torch.zeros(len(flat), self.shape[1], device=ids.device)
-        with torch.cuda.device_of(ids):
+        with torch.cuda.device(ids.get_device()):
             for run in self._runs if len(flat) else ():
                 kernels.gather(flat, out, run.words, *run.grid, **run.constants)
         return out.reshape(*ids.shape, self.shape[1])
