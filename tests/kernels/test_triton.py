@@ -154,6 +154,13 @@ def test_every_word_has_a_program(rows: int, n: int) -> None:
             assert math.ceil(count / share) * share >= count
 
 
+@pytest.mark.parametrize("n", range(1, 20))
+def test_there_is_a_tile_for_every_number_of_rows(n: int) -> None:
+    """Without tensor cores at most 64 products for each of a warp's 32 threads; with them any tile."""
+    found = triton_kernels.fitting(triton_kernels.CONFIGS, {}, N=triton_kernels.width(n), DOT=n > 8, BITS=2)
+    assert found and (n <= 8 or found == triton_kernels.CONFIGS)
+
+
 @pytest.fixture
 def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Packed weights are taken for some on a GPU."""

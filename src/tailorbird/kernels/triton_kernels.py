@@ -125,11 +125,16 @@ def _gather(
     tl.store(at, tl.load(at, mask=wanted, other=0.0) + weight, mask=wanted)
 
 
+def fitting(configs: list[Any], arguments: dict[str, Any], *, N: int, DOT: bool, **rest: Any) -> list[Any]:
+    """The tiles whose products fit into registers: without tensor cores there are 32 of them for every sum."""
+    return [config for config in configs if DOT or config.kwargs["R"] * N <= 64 * config.num_warps]
+
+
+CONFIGS = [triton.Config({"R": rows}, num_warps=warps, num_stages=stages) for rows, warps, stages in TILES]
 _tuned = triton.autotune(
-    [triton.Config({"R": rows}, num_warps=warps, num_stages=stages) for rows, warps, stages in TILES]
-    if not INTERPRETED
-    else [triton.Config({"R": 16})],
-    key=["cols", "rows", "count", "BITS", "N"],
+    [triton.Config({"R": 16})] if INTERPRETED else CONFIGS,
+    key=["rows", "BITS", "N"],
+    prune_configs_by={"early_config_prune": fitting},
 )(_matmul)
 
 
