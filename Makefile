@@ -8,7 +8,7 @@ CONSTRAINTS ?= constraints.txt
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
 KERNELS := CMakeLists.txt $(wildcard src/tailorbird/kernels/cpp/*)
-TESTED := eval compressed-tensors onnx llama
+TESTED := eval compressed-tensors onnx llama triton
 LINTED := src tests scripts $(wildcard benchmarks examples)
 
 .DEFAULT_GOAL := help

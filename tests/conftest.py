@@ -19,6 +19,9 @@ os.environ.update(
     OMP_NUM_THREADS="1",
 )
 
+# Kernels for a GPU are interpreted; with TRITON_INTERPRET=0 tests/kernels/test_triton.py runs on the GPU.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # A shell ignores Ctrl-C on behalf of what it starts in the background, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -228,6 +228,17 @@ def test_many_rows_are_packed_in_chunks() -> None:
     assert planes.nbytes == BitPlanes.plan(9001, spec).nbytes == formula(9001, spec)
 
 
+@given(st.integers(1, 4), specs(), st.integers(0, 2**31))
+def test_no_device_is_taken_for_granted(rows: int, spec: PlaneSpec, seed: int) -> None:
+    """The meta device refuses, as any other, to mix with tensors of the CPU."""
+    meta = torch.device("meta")
+    planes = packed(rows, spec, seed)[0].to(meta)
+    assert planes.device == meta
+    assert planes.matmul(torch.empty(2, spec.cols, device=meta)).shape == (2, rows)
+    assert planes.gather(torch.empty(3, dtype=torch.int64, device=meta)).shape == (3, spec.cols)
+    assert planes.dequantize().device == planes.codes().device == meta
+
+
 def test_a_plan_takes_no_memory() -> None:
     plan = BitPlanes.plan(2**30, PlaneSpec.uniform(3, 4096, 64))
     assert all(array.is_meta for array in plan.arrays.values())

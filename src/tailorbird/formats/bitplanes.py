@@ -86,7 +86,7 @@ class BitPlanes:
                 )
         if spec.column_order:
             order = arrays["column_order"].sort().values
-            if not torch.equal(order, torch.arange(spec.cols, dtype=torch.int32)):
+            if not torch.equal(order, torch.arange(spec.cols, dtype=torch.int32, device=order.device)):
                 raise ArtifactError("column_order is not a permutation", hint="the artifact is damaged: fetch it again")
         return cls(rows, spec, dict(arrays))
 
@@ -94,6 +94,15 @@ class BitPlanes:
     def shape(self) -> tuple[int, int]:
         """(rows, cols)."""
         return self.rows, self.spec.cols
+
+    @property
+    def device(self) -> torch.device:
+        """Where the arrays are."""
+        return self.arrays["planes"].device
+
+    def to(self, device: torch.device) -> BitPlanes:
+        """The same arrays on another device."""
+        return BitPlanes(self.rows, self.spec, {name: array.to(device) for name, array in self.arrays.items()})
 
     @property
     def nbytes(self) -> int:
@@ -108,7 +117,7 @@ class BitPlanes:
     def dequantize(self, start: int = 0, stop: int | None = None) -> Tensor:
         """Rows start..stop as float32 (n, cols), in the weight's own column order."""
         stop = self.rows if stop is None else min(stop, self.rows)
-        out = torch.empty(stop - start, self.spec.cols)
+        out = torch.empty(stop - start, self.spec.cols, device=self.device)
         for low in range(start, stop, ROW_CHUNK):
             high = min(low + ROW_CHUNK, stop)
             out[low - start : high - start] = self._rows(slice(low, high))
@@ -161,7 +170,7 @@ def _pack_rows(codes: Tensor, spec: PlaneSpec) -> Tensor:
 def _unpack_rows(packed: Tensor, spec: PlaneSpec) -> Tensor:
     if len(set(spec.bits)) == 1:
         return unpack_bits(packed, spec.bits[0], spec.cols).contiguous()
-    out = torch.empty(packed.shape[0], len(spec.bits), spec.group_size, dtype=torch.uint8)
+    out = torch.empty(packed.shape[0], len(spec.bits), spec.group_size, dtype=torch.uint8, device=packed.device)
     start = 0
     for bits, groups in spec.runs:
         n = len(groups) * spec.group_size

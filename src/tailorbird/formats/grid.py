@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tailorbird.formats.spec import PlaneSpec
-from tailorbird.kernels.reference import pack_bits, unpack_bits
+from tailorbird.kernels.reference import join_bits, pack_bits, split_bits, unpack_bits
 
 _TINY = 6.2e-5  # just above the smallest normal half
 
@@ -78,20 +78,20 @@ class Grid:
         elif self.spec.offset == "integer":
             offset = -scale * self.zeros()
         else:
-            offset = -scale * middle(self.spec)
+            offset = -scale * middle(self.spec).to(scale.device)
         return scale, offset
 
     def zeros(self) -> Tensor:
         """Zero points as float32 (rows, groups), 1/2 for a group of one bit; formats with float offsets have none."""
-        rows = self.arrays["scales"].shape[0]
-        zeros = middle(self.spec).repeat(rows, 1)
+        scales = self.arrays["scales"]
+        zeros = middle(self.spec).to(scales.device).repeat(len(scales), 1)
         if self.spec.offset == "none":
             return zeros
         flat = unpack_bits(self.arrays["zeros"], 1, zero_bits(self.spec))
         for bits, groups in self.spec.runs:
             if bits > 1:
                 mine, flat = flat[:, : bits * len(groups)], flat[:, bits * len(groups) :]
-                zeros[:, groups] = _from_bits(mine, bits).float()
+                zeros[:, groups] = join_bits(mine, bits).float()
         return zeros
 
 
@@ -131,16 +131,5 @@ def zero_bits(spec: PlaneSpec) -> int:
 
 
 def _pack_zeros(zeros: Tensor, spec: PlaneSpec) -> Tensor:
-    runs = [_to_bits(zeros[:, groups], bits) for bits, groups in spec.runs if bits > 1]
+    runs = [split_bits(zeros[:, groups], bits) for bits, groups in spec.runs if bits > 1]
     return pack_bits(torch.cat(runs, dim=1), 1) if runs else zeros[:, :0]
-
-
-def _to_bits(values: Tensor, bits: int) -> Tensor:
-    """Numbers (rows, n) as single bits, lowest first, uint8 (rows, n * bits)."""
-    shifts = torch.arange(bits, dtype=torch.uint8, device=values.device)
-    return ((values[:, :, None] >> shifts) & 1).flatten(1)
-
-
-def _from_bits(flat: Tensor, bits: int) -> Tensor:
-    shifts = torch.arange(bits, dtype=torch.uint8)
-    return (flat.reshape(flat.shape[0], flat.shape[1] // bits, bits) << shifts).sum(2)

@@ -82,7 +82,7 @@ class PackedMatrix:
                     rows, group_size, run_bits, groups, groups, len(bits),
                     *_tensors(arrays, starts, run_bits)
                 )
-                for run_bits, groups, starts in _runs(bits, group_size)
+                for run_bits, groups, starts in stored_runs(bits, group_size)
             ]  # fmt: skip
             native = _module().Matrix(rows, group_size, len(bits), runs, [] if order is None else order.tolist())
         shapes = {name: torch.empty_like(array, device="meta") for name, array in arrays.items()}
@@ -170,12 +170,12 @@ class PackedMatrix:
         if not self.bits:
             raise UsageError("a matrix made from runs has no canonical arrays", hint="keep the runs")
         out = {name: torch.zeros_like(a, device="cpu") if a.is_meta else a for name, a in self._shapes.items()}
-        for index, (bits, groups, starts) in enumerate(_runs(self.bits, self.group_size)):
+        for index, (bits, groups, starts) in enumerate(stored_runs(self.bits, self.group_size)):
             self.native.unpack(index, groups, *_tensors(out, starts, bits))
         return out
 
 
-def _runs(bits: Sequence[int], group_size: int) -> Iterator[tuple[int, list[int], tuple[int, int]]]:
+def stored_runs(bits: Sequence[int], group_size: int) -> Iterator[tuple[int, list[int], tuple[int, int]]]:
     """(bits, groups, (first byte of its planes, first bit of its zero points)) in stored order."""
     byte = bit = 0
     for b in sorted(set(bits)):

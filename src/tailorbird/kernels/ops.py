@@ -1,7 +1,8 @@
-"""The native kernels as operators of torch, so that a traced or compiled graph can hold them.
+"""The kernels as operators of torch, so that a traced or compiled graph can hold them.
 
 ``tailorbird::packed_matmul(x, matrix, activations)`` and ``tailorbird::packed_gather(ids, matrix)``; `matrix` is the
-number that `number` gives a `PackedMatrix`. Both have shapes for fake and meta tensors, and no gradients.
+number that `number` gives a `PackedMatrix` or, for a GPU, a `TritonMatrix`. Both have shapes for fake and meta tensors,
+and no gradients.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from torch import Tensor
 
 from tailorbird.errors import UsageError
 from tailorbird.kernels.matrix import Activations, PackedMatrix
+from tailorbird.kernels.triton_matrix import TritonMatrix
 
-_matrices: WeakValueDictionary[int, PackedMatrix] = WeakValueDictionary()
+_matrices: WeakValueDictionary[int, PackedMatrix | TritonMatrix] = WeakValueDictionary()
 _numbers = count(1)
 _library = torch.library.Library("tailorbird", "DEF")  # type: ignore[no-untyped-call]
 _library.define("packed_matmul(Tensor x, int matrix, str activations) -> Tensor")  # type: ignore[no-untyped-call]
 _library.define("packed_gather(Tensor ids, int matrix) -> Tensor")  # type: ignore[no-untyped-call]
 
 
-def number(matrix: PackedMatrix) -> int:
+def number(matrix: PackedMatrix | TritonMatrix) -> int:
     """The number by which operators know a matrix; it is good for as long as somebody holds the matrix."""
     given = next(_numbers)
     _matrices[given] = matrix
@@ -40,7 +42,7 @@ def packed_gather(ids: Tensor, matrix: int) -> Tensor:
     return cast(Tensor, torch.ops.tailorbird.packed_gather(ids, matrix))
 
 
-def _matrix(given: int) -> PackedMatrix:
+def _matrix(given: int) -> PackedMatrix | TritonMatrix:
     try:
         return _matrices[given]
     except KeyError:
@@ -68,7 +70,8 @@ def _fake_gather(ids: Tensor, matrix: int) -> Tensor:
     return ids.new_empty((*ids.shape, _matrix(matrix).shape[1]), dtype=torch.float32)
 
 
-_library.impl("packed_matmul", _matmul, "CPU")  # type: ignore[no-untyped-call]
-_library.impl("packed_gather", _gather, "CPU")  # type: ignore[no-untyped-call]
+for _device in ("CPU", "CUDA"):
+    _library.impl("packed_matmul", _matmul, _device)  # type: ignore[no-untyped-call]
+    _library.impl("packed_gather", _gather, _device)  # type: ignore[no-untyped-call]
 torch.library.register_fake("tailorbird::packed_matmul", _fake_matmul, lib=_library)
 torch.library.register_fake("tailorbird::packed_gather", _fake_gather, lib=_library)

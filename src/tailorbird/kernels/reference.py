@@ -49,12 +49,24 @@ def unpack_bits(packed: Tensor, bits: int, n: int) -> Tensor:
         uint8, shape (rows, n).
     """
     width = -(-n // 8)
-    table = _spread_table()
-    words = torch.zeros(packed.shape[0], width, dtype=torch.int64)
+    table = _spread_table().to(packed.device)
+    words = torch.zeros(packed.shape[0], width, dtype=torch.int64, device=packed.device)
     for p in range(bits):
         plane = packed[:, p * width : (p + 1) * width].to(torch.int64)
         words |= table[plane] << p
     return words.view(torch.uint8)[:, :n]
+
+
+def split_bits(values: Tensor, bits: int) -> Tensor:
+    """Numbers (rows, n) as single bits, lowest first, uint8 (rows, n * bits)."""
+    shifts = torch.arange(bits, dtype=torch.uint8, device=values.device)
+    return ((values[:, :, None] >> shifts) & 1).flatten(1)
+
+
+def join_bits(flat: Tensor, bits: int) -> Tensor:
+    """The numbers behind `split_bits`, uint8 (rows, n)."""
+    shifts = torch.arange(bits, dtype=torch.uint8, device=flat.device)
+    return (flat.reshape(flat.shape[0], flat.shape[1] // bits, bits) << shifts).sum(2, dtype=torch.uint8)
 
 
 @lru_cache(maxsize=1)

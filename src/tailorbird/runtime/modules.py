@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tailorbird.errors import ModelError
 from tailorbird.formats import BitPlanes
 from tailorbird.kernels.matrix import Activations
-from tailorbird.runtime.weights import NativeWeight, native
+from tailorbird.runtime.weights import LaidOutWeight, native
 
 
 class Valueless(Tensor):
@@ -50,22 +50,20 @@ _FACTS = {getattr(Tensor, name).__get__ for name in _GETTERS} | set(_METHODS)
 
 
 class Packed(nn.Module):
-    """What packed layers share in place of the parameter ``weight``: a weight laid out for the native kernels, or the
-    arrays of `BitPlanes` as buffers."""
+    """What packed layers share in place of the parameter ``weight``: a weight laid out for kernels, or the arrays of
+    `BitPlanes` as buffers."""
 
-    def install(self, weight: BitPlanes | NativeWeight, activations: Activations) -> None:
+    def install(self, weight: BitPlanes | LaidOutWeight, activations: Activations) -> None:
         """Take the weight out and the packed one in; other layers may hold the same."""
         del self._parameters["weight"]
         self._rows, self._spec = weight.rows, weight.spec
         self.activations = activations
-        self.native = weight if isinstance(weight, NativeWeight) else None
         self._names: tuple[str, ...] = ()
-        if isinstance(weight, BitPlanes):
-            self._hold(weight)
+        self._hold(weight)
 
     @property
     def packed(self) -> BitPlanes:
-        """The packed weight as it is stored; made anew each time where native kernels hold it."""
+        """The packed weight as it is stored; made anew each time where it is laid out."""
         if self.native is not None:
             return self.native.planes()
         return BitPlanes(self._rows, self._spec, {name: self.get_buffer(name) for name in self._names})
@@ -77,25 +75,28 @@ class Packed(nn.Module):
         stand_in.place = self.get_buffer(self._names[0]).device if self._names else torch.device("cpu")
         return stand_in
 
-    def _hold(self, planes: BitPlanes) -> None:
-        self._names = tuple(planes.arrays)
-        for name, array in planes.arrays.items():
+    def _hold(self, weight: BitPlanes | LaidOutWeight) -> None:
+        for name in self._names:
+            del self._buffers[name]
+        self.native = weight if isinstance(weight, LaidOutWeight) else None
+        arrays = weight.arrays if isinstance(weight, BitPlanes) else {}
+        self._names = tuple(arrays)
+        for name, array in arrays.items():
             self.register_buffer(name, array)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
-        """Move the arrays with the module, but never change their dtype: scales are part of the code.
+        """Move the weight with the module, but never change a dtype: scales are part of the code.
 
-        The native kernels are for the CPU: a weight that leaves it becomes its arrays again.
+        Where it arrives it is laid out for the kernels of that device; where there are none it becomes its arrays.
         """
-        if self.native is not None and fn(torch.empty(0)).device.type != "cpu":
-            self._hold(self.native.planes())
-            self.native = None
-        before = {name: self._buffers.pop(name) for name in self._names}
+        weight = self.native or self.packed
+        device = fn(torch.empty(0, device=weight.device)).device
+        buffers = {name: self._buffers.pop(name) for name in self._names}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, array in before.items():
-            assert array is not None
-            device = fn(torch.empty(0, device=array.device)).device
-            self._buffers[name] = array if array.device == device else array.to(device)
+        self._buffers.update(buffers)
+        if device != weight.device:
+            moved = weight.to(device)
+            self._hold((native(moved) or moved) if isinstance(moved, BitPlanes) else moved)
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -108,7 +109,8 @@ class Packed(nn.Module):
             names = BitPlanes.plan(self._rows, self._spec).arrays
             found = {name: state_dict.pop(prefix + name) for name in names if prefix + name in state_dict}
             if found:
-                self.native = NativeWeight(BitPlanes.from_arrays(self._rows, self._spec, found))
+                planes = BitPlanes.from_arrays(self._rows, self._spec, found)
+                self.native = type(self.native)(planes.to(self.native.device))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
@@ -118,7 +120,7 @@ class PackedLinear(Packed, nn.Linear):  # type: ignore[override]
     def forward(self, x: Tensor) -> Tensor:
         """(..., columns) to (..., rows).
 
-        The native kernels have no gradients; where one is wanted, and without them, the reference unpacks the weights
+        The kernels have no gradients; where one is wanted, and without them, the reference unpacks the weights
         a few rows at a time.
         """
         wants_gradient = x.requires_grad and torch.is_grad_enabled()
@@ -137,12 +139,12 @@ class PackedEmbedding(Packed, nn.Embedding):  # type: ignore[override]
         return self.packed.gather(ids) if self.native is None else self.native.gather(ids)
 
 
-def pack_module(layer: nn.Module, weight: BitPlanes | NativeWeight, activations: Activations = "int8") -> None:
+def pack_module(layer: nn.Module, weight: BitPlanes | LaidOutWeight, activations: Activations = "int8") -> None:
     """Turn a linear layer or an embedding into a packed one, in place.
 
     Args:
         layer: a linear layer or an embedding.
-        weight: laid out for the native kernels here where there are any; several layers share one `NativeWeight`.
+        weight: laid out here where there are kernels for its device; several layers share one `LaidOutWeight`.
         activations: ``int8`` or ``fp32``, for a linear layer with native kernels; see `PackedMatrix.matmul`.
 
     Raises:
@@ -176,7 +178,7 @@ def held_bytes(module: nn.Module) -> int:
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    # Not state_dict(): that would give the stored form of what the native kernels hold.
+    # Not state_dict(): that would give the stored form of what is laid out.
     for part in module.modules():
         kept = {name: t for name, t in part._buffers.items() if name not in part._non_persistent_buffers_set}
         for tensor in (*part._parameters.values(), *kept.values()):

@@ -1,36 +1,54 @@
-"""Packed weights in memory: laid out for the native kernels where there are any, else as they are stored."""
+"""Packed weights in memory: laid out for the kernels of their device where there are any, else as they are stored."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+from weakref import WeakValueDictionary
+
+import torch
 from torch import Tensor
 
 from tailorbird.formats import BitPlanes
+from tailorbird.kernels import triton_matrix
 from tailorbird.kernels.matrix import Activations, PackedMatrix, fits
 from tailorbird.kernels.native import available
 from tailorbird.kernels.ops import number, packed_gather, packed_matmul
+from tailorbird.kernels.triton_matrix import TritonMatrix
 
 
-class NativeWeight:
-    """A packed weight that only the native kernels hold; layers that share a weight share this."""
+class LaidOutWeight:
+    """A packed weight that only a matrix of some kernels holds; layers that share a weight share this."""
+
+    layout: ClassVar[type[PackedMatrix] | type[TritonMatrix]]
+    matrix: PackedMatrix | TritonMatrix
 
     def __init__(self, planes: BitPlanes) -> None:
         spec = planes.spec
-        self.rows, self.spec = planes.rows, spec
-        self.matrix = PackedMatrix.from_arrays(planes.rows, spec.bits, spec.group_size, planes.arrays)
+        self.rows, self.spec, self.device = planes.rows, spec, planes.device
+        self.matrix = self.layout.from_arrays(planes.rows, spec.bits, spec.group_size, planes.arrays)
         self._number = number(self.matrix)
+        self._moved: WeakValueDictionary[torch.device, LaidOutWeight | BitPlanes] = WeakValueDictionary()
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory."""
         return self.matrix.nbytes
 
-    def __deepcopy__(self, memo: object) -> NativeWeight:
+    def __deepcopy__(self, memo: object) -> LaidOutWeight:
         """The same: it never changes."""
         return self
 
     def planes(self) -> BitPlanes:
         """The weight as it is stored, bit for bit, made anew."""
         return BitPlanes(self.rows, self.spec, self.matrix.arrays())
+
+    def to(self, device: torch.device) -> LaidOutWeight | BitPlanes:
+        """The weight on another device; the same for every layer that shares it."""
+        found = self._moved.get(device)
+        if found is None:
+            planes = self.planes().to(device)
+            found = self._moved[device] = native(planes) or planes
+        return found
 
     def matmul(self, x: Tensor, activations: Activations) -> Tensor:
         """``x @ W.T``; see `PackedMatrix.matmul`."""
@@ -41,6 +59,23 @@ class NativeWeight:
         return packed_gather(ids, self._number)
 
 
-def native(planes: BitPlanes) -> NativeWeight | None:
-    """Lay out a weight for the native kernels; none if there are none, or they can't hold it."""
-    return NativeWeight(planes) if available() and fits(planes.spec.group_size, planes.spec.cols) else None
+class NativeWeight(LaidOutWeight):
+    """On the CPU, for the compiled kernels."""
+
+    layout = PackedMatrix
+    matrix: PackedMatrix
+
+
+class TritonWeight(LaidOutWeight):
+    """On a GPU, for the Triton kernels."""
+
+    layout = TritonMatrix
+    matrix: TritonMatrix
+
+
+def native(planes: BitPlanes) -> LaidOutWeight | None:
+    """Lay out a weight for the kernels of its device; none if there are none, or they can't hold it."""
+    if planes.device.type == "cuda":
+        return TritonWeight(planes) if triton_matrix.available() else None
+    held = planes.device.type == "cpu" and available() and fits(planes.spec.group_size, planes.spec.cols)
+    return NativeWeight(planes) if held else None
