@@ -116,6 +116,17 @@ def test_there_is_nothing_to_tie_or_to_save(llama: Path, tmp_path: Path, caplog:
     assert not (tmp_path / "saved").exists()
 
 
+def test_one_device(llama: Path, ids: torch.Tensor, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    model = AutoModelForCausalLM.from_pretrained(llama, device_map={"": "cpu"})
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, load(llama).logits(ids))
+    with pytest.raises(UsageError, match="lies on one device, not on cpu, meta"):
+        AutoModelForCausalLM.from_pretrained(
+            llama, device_map={"model": "disk", "lm_head": "cpu"}, offload_folder=tmp_path
+        )
+
+
 def test_a_plain_model_loads_as_before(llama: Path, ids: torch.Tensor, tiny: SimpleNamespace, tmp_path: Path) -> None:
     module = tiny.make_model("llama", tmp_path / "model")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
@@ -196,8 +207,10 @@ def test_an_adapter_learns_beside_packed_layers(llama: Path, ids: torch.Tensor, 
         model.merge_adapter()
     model.save_pretrained(tmp_path / "adapter")
     again = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(llama), tmp_path / "adapter")
+    at_once = AutoModelForCausalLM.from_pretrained(tmp_path / "adapter")
     with torch.no_grad():
-        assert torch.equal(again(ids).logits, model.eval()(ids).logits)
+        expected = model.eval()(ids).logits
+        assert torch.equal(again(ids).logits, expected) and torch.equal(at_once(ids).logits, expected)
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from tailorbird.errors import require
 def _wrapped(plain: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(plain)
     def from_pretrained(cls: Any, pretrained_model_name_or_path: Any, *inputs: Any, **settings: Any) -> Any:
-        folder = Path(pretrained_model_name_or_path)
+        folder = Path(str(pretrained_model_name_or_path))
         if not (folder / "manifest.json").is_file() or not (folder / "tokenizer.json.xz").is_file():
             return plain(cls, pretrained_model_name_or_path, *inputs, **settings)
         with TemporaryDirectory() as unpacked:
