@@ -72,7 +72,7 @@ class Packed(nn.Module):
     def weight(self) -> Tensor:
         """A stand-in with the weight's shape and dtype and no values: anything that needs values raises."""
         stand_in = torch.empty(self._rows, self._spec.cols, device="meta").as_subclass(Valueless)
-        stand_in.place = self.get_buffer(self._names[0]).device if self._names else torch.device("cpu")
+        stand_in.place = self.native.device if self.native is not None else self.get_buffer(self._names[0]).device
         return stand_in
 
     def _hold(self, weight: BitPlanes | LaidOutWeight) -> None:
