@@ -9,6 +9,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
 KERNELS := CMakeLists.txt $(wildcard src/tailorbird/kernels/cpp/*)
 TESTED := eval compressed-tensors onnx llama triton
+PEERS := .bench/peers-venv/bin/python
 LINTED := src tests scripts $(wildcard benchmarks examples)
 
 .DEFAULT_GOAL := help
@@ -43,7 +44,9 @@ format: setup ## let ruff mend what it can
 bench: setup ## speed of the stages on the demo model
 	$(PY) benchmarks/speed.py
 
-bench-quality: setup ## perplexity at equal real bytes, beside other libraries
+bench-quality: setup ## perplexity at equal real bytes, beside other libraries (they take an hour the first time)
+	test -x $(PEERS) || bash benchmarks/peers/setup.sh
+	$(PEERS) benchmarks/peers/run.py --out benchmarks/results/peers.json
 	$(PY) benchmarks/quality.py
 
 bench-speed: setup ## tokens a second at several bit-widths, beside llama.cpp where its environment is set up
