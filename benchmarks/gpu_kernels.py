@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 
+from kernels import random_planes  # beside this file
 from tailorbird.errors import TailorbirdError, require
 from tailorbird.files import write_json
-from tailorbird.formats import BitPlanes, PlaneSpec
+from tailorbird.formats import BitPlanes
 from tailorbird.kernels.triton_matrix import TritonMatrix
 
 RESULTS = Path(__file__).parent / "results" / "gpu_kernels.json"
@@ -52,7 +53,7 @@ def _products(rows: int, cols: int, n: int, options: argparse.Namespace) -> list
     dense = torch.randn(rows, cols, device="cuda", dtype=torch.bfloat16)
     halves, found = _median(lambda: torch.nn.functional.linear(x, dense)), []
     for bits in options.bits:
-        planes = _planes(rows, cols, bits, options.group_size)
+        planes = random_planes(rows, cols, bits, options.group_size).to(torch.device("cuda"))
         matrix = TritonMatrix.from_arrays(rows, planes.spec.bits, options.group_size, planes.arrays)
         error = _error(matrix.matmul(x), planes, x)
         milliseconds = _median(lambda matrix=matrix: matrix.matmul(x))
@@ -66,18 +67,6 @@ def _products(rows: int, cols: int, n: int, options: argparse.Namespace) -> list
             f"{speed / 1e9:7.0f} {halves:9.4f} {halves / milliseconds:6.2f}x"
         )
     return found
-
-
-def _planes(rows: int, cols: int, bits: int, group_size: int) -> BitPlanes:
-    """A weight of random codes on the GPU; what stands in it does not change how long it takes."""
-    spec = PlaneSpec.uniform(bits, cols, group_size)
-    arrays = {
-        name: torch.randint(0, 128, array.shape, dtype=array.dtype)
-        if array.dtype == torch.uint8
-        else torch.rand(array.shape).to(array.dtype)
-        for name, array in BitPlanes.plan(rows, spec).arrays.items()
-    }
-    return BitPlanes(rows, spec, arrays).to(torch.device("cuda"))
 
 
 def _error(found: torch.Tensor, planes: BitPlanes, x: torch.Tensor) -> float:

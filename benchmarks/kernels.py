@@ -84,6 +84,11 @@ def _shape(rows: int, cols: int, options: argparse.Namespace, read: float) -> li
 
 
 def _matrix(rows: int, cols: int, bits: int, group_size: int) -> PackedMatrix:
+    planes = random_planes(rows, cols, bits, group_size)
+    return PackedMatrix.from_arrays(rows, planes.spec.bits, group_size, planes.arrays)
+
+
+def random_planes(rows: int, cols: int, bits: int, group_size: int) -> BitPlanes:
     """A weight of random codes; what stands in it does not change how long it takes."""
     spec = PlaneSpec.uniform(bits, cols, group_size)
     arrays = {
@@ -92,7 +97,7 @@ def _matrix(rows: int, cols: int, bits: int, group_size: int) -> PackedMatrix:
         else torch.rand(array.shape).to(array.dtype)
         for name, array in BitPlanes.plan(rows, spec).arrays.items()
     }
-    return PackedMatrix.from_arrays(rows, spec.bits, group_size, arrays)
+    return BitPlanes(rows, spec, arrays)
 
 
 def _best(run: Callable[[], Any], seconds: float) -> float:

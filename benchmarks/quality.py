@@ -26,6 +26,7 @@ from tailorbird.anatomy import Model
 from tailorbird.artifact import Artifact
 from tailorbird.checkpoint import open_checkpoint
 from tailorbird.files import read_json, write_json
+from tailorbird.runtime.profile import processor
 from tailorbird.tasks.language import evaluate
 from tailorbird.tasks.text import Tokenizer
 from tailorbird.tasks.windows import evaluation_windows
@@ -83,18 +84,10 @@ class Bench:
 
 def _document(rows: list[dict[str, Any]], original: dict[str, Any]) -> dict[str, Any]:
     versions = {"tailorbird": tailorbird.__version__, "torch": torch.__version__, "python": platform.python_version()}
-    machine = {"cpu": _cpu(), "cores": torch.get_num_threads()}
+    machine = {"cpu": processor(), "cores": torch.get_num_threads()}
     order = sorted(rows, key=lambda row: (-row["bytes"], row["method"], row["seed"]))
     return {"date": date.today().isoformat(), "model": MODEL, "original": original, "rows": order,
             "versions": versions, "machine": machine}  # fmt: skip
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 def _options() -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""Finding methods and anatomies: the built-in ones and those that installed packages bring through entry points."""
+"""Finding methods, targets and anatomies: the built-in ones and those that other packages bring by entry points."""
 
 from __future__ import annotations
 
@@ -56,4 +56,28 @@ def installed(group: str, kind: type[T], wanted: str = "", fits: Callable[[T], b
                 hint=f"mend or uninstall {package}",
             )
         found.append(value)
+    return found
+
+
+def named(package: str, group: str, base: type[T], what: str) -> dict[str, type[T]]:
+    """Subclasses of `base` with a name, by name: the built-in ones, then those of installed packages.
+
+    Args:
+        package: where the built-in ones are.
+        group: entry-point group of the others.
+        base: has a class attribute ``name``, empty in classes that are not meant to be found.
+        what: what they are called in messages, such as ``method``.
+
+    Raises:
+        UsageError: two of one name, or an entry that is not what the group promises.
+    """
+
+    def fits(value: Any) -> bool:
+        return isinstance(value, type) and issubclass(value, base) and bool(getattr(value, "name", ""))
+
+    found: dict[str, type[T]] = {}
+    for kind in [*builtin(package, fits), *installed(group, type, f"a named {base.__name__}", fits)]:
+        name = kind.name
+        if found.setdefault(name, kind) is not kind:
+            raise UsageError(f"two {what}s are called {name!r}", hint="uninstall one of the packages")
     return found

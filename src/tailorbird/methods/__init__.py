@@ -6,11 +6,10 @@ Packages add methods through the entry-point group ``tailorbird.methods``: each 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 from tailorbird.errors import UsageError
 from tailorbird.method import Method
-from tailorbird.registry import builtin, installed
+from tailorbird.registry import named
 
 __all__ = ["Method", "find", "methods"]
 
@@ -22,22 +21,7 @@ def methods() -> dict[str, type[Method]]:
     Raises:
         UsageError: two methods of one name.
     """
-
-    def is_method(value: Any) -> bool:
-        return isinstance(value, type) and issubclass(value, Method) and bool(value.name)
-
-    found: dict[str, type[Method]] = {}
-    for method in [*builtin("tailorbird.methods", is_method), *_installed()]:
-        if method.name in found and found[method.name] is not method:
-            raise UsageError(f"two methods are called {method.name!r}", hint="uninstall one of the packages")
-        found[method.name] = method
-    return found
-
-
-def _installed() -> list[type[Method]]:
-    return installed(
-        "tailorbird.methods", type, "a named Method", lambda kind: issubclass(kind, Method) and bool(kind.name)
-    )
+    return named("tailorbird.methods", "tailorbird.methods", Method, "method")
 
 
 def find(name: str) -> type[Method]:

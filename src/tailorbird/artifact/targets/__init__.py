@@ -10,7 +10,7 @@ from typing import Any
 
 from tailorbird.artifact.targets.target import Target
 from tailorbird.errors import UsageError
-from tailorbird.registry import builtin, installed
+from tailorbird.registry import named
 
 __all__ = ["Target", "find", "targets"]
 
@@ -22,16 +22,7 @@ def targets() -> dict[str, type[Target]]:
     Raises:
         UsageError: two targets of one name.
     """
-
-    def is_target(value: Any) -> bool:
-        return isinstance(value, type) and issubclass(value, Target) and bool(value.name)
-
-    found: dict[str, type[Target]] = {}
-    for target in [*builtin(__name__, is_target), *installed("tailorbird.targets", type, "a named Target", is_target)]:
-        if target.name in found and found[target.name] is not target:
-            raise UsageError(f"two targets are called {target.name!r}", hint="uninstall one of the packages")
-        found[target.name] = target
-    return found
+    return named(__name__, "tailorbird.targets", Target, "target")
 
 
 def find(name: str, **options: Any) -> Target:
