@@ -33,10 +33,11 @@ def _section(document: Row) -> str:
     places = sorted({(*row["shape"], row["rows"]) for row in table}, key=lambda p: (-p[0] * p[1], p[2]))
     tables = [_table([row for row in table if (*row["shape"], row["rows"]) == place], place) for place in places]
     versions = ", ".join(sorted({f"{row['library']} {row['version']}" for row in table if "version" in row}))
+    runs = " to ".join(map(str, sorted({row["runs"] for row in table})))
     return f"""
-{document["threads"]} threads of {document["machine"]} (`{document["variant"]}`), {", ".join(dates)}; the fastest of
-{min(row["runs"] for row in table)} runs or more. Load before the figures {min(loads):.1f} to {max(loads):.1f}, read
-bandwidth at the start of the runs {min(read):.0f} to {max(read):.0f} GB/s. {versions}.
+{document["threads"]} threads of {document["machine"]} (`{document["variant"]}`), {", ".join(dates)}; the fastest of {runs}
+runs. Load before the figures {min(loads):.1f} to {max(loads):.1f}; read bandwidth at the start of the runs {min(read):.0f}
+to {max(read):.0f} GB/s. {versions}.
 In brackets: how many times as long as ours at the same bits.
 
 {chr(10).join(tables)}
