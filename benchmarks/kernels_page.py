@@ -28,16 +28,10 @@ def write_page(document: Row, page: Path) -> None:
 
 def _section(document: Row) -> str:
     table = document["table"]
-    loads, dates = [row["load"] for row in table], sorted({row["date"] for row in table})
-    read = [row["read_bytes_per_second"] / 1e9 for row in table]
     places = sorted({(*row["shape"], row["rows"]) for row in table}, key=lambda p: (-p[0] * p[1], p[2]))
     tables = [_table([row for row in table if (*row["shape"], row["rows"]) == place], place) for place in places]
-    versions = ", ".join(sorted({f"{row['library']} {row['version']}" for row in table if "version" in row}))
-    runs = " to ".join(map(str, sorted({row["runs"] for row in table})))
     return f"""
-{document["threads"]} threads of {document["machine"]} (`{document["variant"]}`), {", ".join(dates)}; the fastest of {runs}
-runs. Load before the figures {min(loads):.1f} to {max(loads):.1f}; read bandwidth at the start of the runs {min(read):.0f}
-to {max(read):.0f} GB/s. {versions}.
+{_circumstances(document)}
 In brackets: how many times as long as ours at the same bits.
 
 {chr(10).join(tables)}
@@ -50,6 +44,18 @@ Bits a weight with everything stored for it, and the error of the product of 512
 |--:|---|--:|--:|
 {_formats([row for row in table if (*row["shape"], row["rows"]) == (*places[0][:2], 512)])}
 """
+
+
+def _circumstances(document: Row) -> str:
+    table = document["table"]
+    runs, dates = sorted({row["runs"] for row in table}), sorted({row["date"] for row in table})
+    loads, read = [row["load"] for row in table], [row["read_bytes_per_second"] / 1e9 for row in table]
+    versions = ", ".join(sorted({f"{row['library']} {row['version']}" for row in table if "version" in row}))
+    return (
+        f"{document['threads']} threads of {document['machine']} (`{document['variant']}`), {', '.join(dates)}; the "
+        f"fastest of {' to '.join(map(str, runs))} runs. Load before the figures {min(loads):.1f} to {max(loads):.1f}; "
+        f"read bandwidth at the start of the runs\n{min(read):.0f} to {max(read):.0f} GB/s. {versions}."
+    )
 
 
 def _table(rows: Sequence[Row], place: tuple[int, int, int]) -> str:
