@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from tailorbird import __version__
-from tailorbird.cli import bench, compress, demo, evaluate, export, inspect, methods, profile, run, serve, verify
+from tailorbird.cli import bench, compress, data, demo, evaluate, export, inspect, methods, profile, run, serve, verify
 from tailorbird.cli.session import Session, say, session
 from tailorbird.errors import TailorbirdError, UsageError
 
@@ -49,6 +49,9 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
 
 for _module in (compress, evaluate, run, serve, inspect, verify, export, bench, profile, methods, demo):
     app.command(_module.__name__.rpartition(".")[2])(_guarded(_module.command))
+data.app.command("list")(_guarded(data.listed))
+data.app.command("get")(_guarded(data.get))
+app.add_typer(data.app, name="data")
 
 
 def _version(value: bool) -> None:
