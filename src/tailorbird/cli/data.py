@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from tailorbird.cli.options import Json
+from tailorbird.cli.options import Json, Recipe
 from tailorbird.cli.session import say, session
 
 app = typer.Typer(help="Data sets of events by user: what there is, and fetching it.", no_args_is_help=True)
 TIED = 0.01  # share of events without an order of their own from which a warning is due
 
 
-def listed(context: typer.Context, json: Json = False) -> None:
+def listed(context: typer.Context, recipe: Recipe = None, json: Json = False) -> None:
     """List the data sets by name, with their terms."""
     from tailorbird.tasks.sequences.sources import SOURCES
 
@@ -33,6 +33,7 @@ def get(
     path: Annotated[
         Path | None, typer.Option("--from", metavar="PATH", help="A local copy: a file or a folder.")
     ] = None,
+    recipe: Recipe = None,
     json: Json = False,
 ) -> None:
     """Fetch a data set, check what it holds and keep it in the cache."""

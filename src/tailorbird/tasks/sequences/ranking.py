@@ -126,7 +126,8 @@ def pessimistic(scores: npt.NDArray[np.float32], targets: Ints) -> Ints:
 def _above(others: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> Ints:
     worst = np.isnan(right[:, 0])
     counted = (others >= right).sum(axis=1).astype(np.int64)
-    return np.where(worst, others.shape[1], counted)
+    found: Ints = np.where(worst, others.shape[1], counted)
+    return found
 
 
 def _top(scores: npt.NDArray[np.float32]) -> Ints:

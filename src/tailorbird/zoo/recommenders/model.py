@@ -121,7 +121,7 @@ def shape_of(data: Mapping[str, Any]) -> Shape:
         UsageError: a field is unknown or of the wrong type.
     """
     fields = {field.name: field.type for field in dataclasses.fields(Shape)}
-    right = {"int": int, "float": (int, float)}
+    right: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float)}
     for name, value in data.items():
         if name not in fields or isinstance(value, bool) or not isinstance(value, right[str(fields[name])]):
             raise UsageError(f"{name}={value!r} is no size of a recommender", hint=f"there are: {', '.join(fields)}")

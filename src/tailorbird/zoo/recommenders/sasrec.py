@@ -62,7 +62,8 @@ class Block(nn.Module):
         mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=rate)
         x = x + self.dropout(self.out(mixed.transpose(1, 2).reshape(batch, length, width)))
         inner = self.dropout(self.act(self.up(self.between(x))))
-        return x + self.dropout(self.down(inner))
+        out: Tensor = x + self.dropout(self.down(inner))
+        return out
 
 
 def attention_mask(ids: Tensor, *, causal: bool) -> Tensor:
