@@ -22,8 +22,9 @@ from tailorbird.formats.grid import Grid
 
 # What llama.cpp takes where rows don't divide into a type's blocks.
 FALLBACKS = {
-    **{"Q2_K": "Q4_0", "Q3_K": "Q4_0", "TQ1_0": "Q4_0", "TQ2_0": "Q4_0", "Q1_0": "Q4_0"},
-    **{"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "IQ4_XS": "IQ4_NL"},
+    **dict.fromkeys(("TQ1_0", "TQ2_0", "Q1_0"), "Q4_0"),
+    **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"),
+    **{"Q2_K": "IQ4_NL", "Q3_K": "IQ4_NL", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"},
 }
 # A type that loses less than this is never too coarse: half a percent of the weights' size, as Q8_0 does.
 _FLOOR = 1e-4

@@ -110,7 +110,7 @@ def sign_of(signs: Tensor) -> Tensor:
 def bits_of(minus: Tensor) -> Tensor:
     """The inverse, of a mask (..., weights): uint8 (..., weights / 8)."""
     places = 1 << torch.arange(8, dtype=torch.uint8)
-    return (minus.unflatten(-1, (-1, 8)) * places).sum(-1, dtype=torch.uint8)
+    return (minus.view(*minus.shape[:-1], minus.shape[-1] // 8, 8) * places).sum(-1, dtype=torch.uint8)
 
 
 def code_of(levels: Tensor, grid: Levels | Affine) -> Tensor:

@@ -12,7 +12,7 @@ from tailorbird.formats.ggml.affine import fit_affine, refit_affine
 from tailorbird.formats.ggml.blocks import Numbers, pack, unpack, values
 from tailorbird.formats.ggml.levels import fit_levels, refit_levels
 from tailorbird.formats.ggml.points import fit_points
-from tailorbird.formats.ggml.types import TYPES, BlockType, Codebook, Levels
+from tailorbird.formats.ggml.types import TYPES, Affine, BlockType, Codebook, Levels
 
 Steps = tuple[Tensor, Tensor]
 # Weights fitted at a time: the arrays of a search stay in the processor's cache.
@@ -104,7 +104,7 @@ def refit(numbers: Numbers, sub: int, weight: Tensor, kind: BlockType, importanc
     w, h = weight[:, None], importance.view(1, 1, -1)
     if isinstance(kind.grid, Levels):
         return replace(numbers, scales=_put(numbers.scales, sub, refit_levels(w, h, numbers.d, kind.grid)))
-    assert numbers.dmin is not None
+    assert numbers.dmin is not None and isinstance(kind.grid, Affine)
     scales, minima = refit_affine(w, h, numbers.d, numbers.dmin, kind.grid)
     return replace(numbers, scales=_put(numbers.scales, sub, scales), minima=_put(numbers.minima, sub, minima))
 

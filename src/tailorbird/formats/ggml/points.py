@@ -9,6 +9,7 @@ together, with points chosen anew.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -18,8 +19,9 @@ from tailorbird.formats.ggml.codebooks import points
 from tailorbird.formats.ggml.nearest import inverse, ratio
 from tailorbird.formats.ggml.types import BlockType, Codebook
 
+# Where the search of a scale starts, in units of the one that gives points the size of the weights.
+_STARTS = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.45)
 _TURNS = 2
-_ROUNDS = 2
 # Scores held at a time: they stay in the processor's cache.
 _SCORES = 2**18
 
@@ -34,11 +36,10 @@ class Search:
     """
 
     def __init__(self, w: Tensor, h: Tensor, grid: Codebook) -> None:
-        self.grid, self.table = grid, points(grid)
+        self.grid, self.table, self.right = grid, points(grid), _right(grid)
         self.h = h.expand(w.shape)
-        self.x, self.minus = (w, None) if grid.signs == "shift" else _magnitudes(w, self.h, even=grid.signs == "even")
+        self.x, self.minus = _magnitudes(w, self.h, grid)
         self.hx = self.h * self.x
-        self.right = torch.cat([self.table, self.table.square()], 1).T.contiguous()
 
     def gain(self, step: Tensor) -> Tensor:
         """How much of sum h w^2 the best points explain at scales `step`, both (n, subs)."""
@@ -47,21 +48,30 @@ class Search:
             return step * most.sum(2).amax(2)
         return step * most.sum(2)
 
-    def codes(self, step: Tensor) -> Tensor:
-        """The best points at scales `step` (n, subs): int64 (n, subs, points of a sub-block)."""
+    def codes(self, step: Tensor, shift: Tensor | None = None) -> Tensor:
+        """The best points at scales `step`, (n, subs): int64 (n, subs, points of a sub-block).
+
+        Where shifts are shared, `shift` (n, subs) names them; None takes the best.
+        """
         most, codes = self._best(step, codes=True)
         if not self.grid.shared:
             return codes
-        half = most.sum(2).argmax(2)[:, :, None, None].expand(*codes.shape[:3], 1)
-        return codes.gather(3, half).squeeze(3) + half.squeeze(3) * (len(self.table) // 2)
+        shift = most.sum(2).argmax(2) if shift is None else shift
+        index = shift[:, :, None, None].expand(*codes.shape[:3], 1)
+        return (codes.gather(3, index) + index * (len(self.table) // 2)).squeeze(3)
+
+    def shift(self, step: Tensor) -> Tensor:
+        """The best shared shifts at scales `step`: int64 (n, subs)."""
+        return self._best(step, codes=False)[0].sum(2).argmax(2)
 
     def levels(self, codes: Tensor) -> Tensor:
-        """Levels of points, without signs: float32 (n, subs, sub)."""
-        return self.table[codes].flatten(2)
+        """What points stand for at scale 1: float32 (n, subs, sub)."""
+        level = self.table[codes].flatten(2)
+        return level if self.minus is None else torch.where(self.minus, -level, level)
 
     def refit(self, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """Along and square of the levels of points: sum h x level and sum h level^2, each (n, subs)."""
-        level = self.levels(codes)
+        """Of the levels of points: sum h w level and sum h level^2, each (n, subs)."""
+        level = self.table[codes].flatten(2)
         return (self.hx * level).sum(2), (level.square() * self.h).sum(2)
 
     def _best(self, step: Tensor, *, codes: bool) -> tuple[Tensor, Tensor]:
@@ -78,15 +88,24 @@ class Search:
                 torch.max(score, 2, out=(most[a : a + rows], place[a : a + rows]))
             else:
                 torch.amax(score, 2, out=most[a : a + rows])
-        shape = (*shape[:3], halves) if self.grid.shared else shape[:3]
-        return most.view(shape), place.view(shape)
+        found = (*shape[:3], halves) if self.grid.shared else shape[:3]
+        return most.view(found), place.view(found)
 
 
-def _magnitudes(w: Tensor, h: Tensor, *, even: bool) -> tuple[Tensor, Tensor]:
-    """Weights times their signs, and where those are minus; with `even` one of eight may have the wrong sign."""
+@lru_cache(maxsize=8)
+def _right(grid: Codebook) -> Tensor:
+    """Points above their squares, (2 dim, points): what scores are made with."""
+    table = points(grid)
+    return torch.cat([table, table.square()], 1).T.contiguous()
+
+
+def _magnitudes(w: Tensor, h: Tensor, grid: Codebook) -> tuple[Tensor, Tensor | None]:
+    """Weights times their signs, and where those are minus; where these must be even, one of eight may be wrong."""
+    if grid.signs == "shift":
+        return w, None
     x, minus = w.abs(), w < 0
-    if even:
-        eights = (*w.shape[:2], -1, 8)
+    if grid.signs == "even":
+        eights = (*w.shape[:2], w.shape[2] // 8, 8)
         odd = minus.view(eights).sum(3, keepdim=True) & 1
         least = (x * h).view(eights).argmin(3, keepdim=True)
         turn = torch.zeros(x.view(eights).shape, dtype=torch.bool).scatter_(3, least, odd.bool()).view(w.shape)
@@ -114,30 +133,33 @@ def fit_points(w: Tensor, h: Tensor, kind: BlockType) -> Numbers:
     assert isinstance(kind.grid, Codebook)
     search = Search(w, h, kind.grid)
     best = _start(search, _best_step(search))
-    for _ in range(_ROUNDS):
-        for change in (-2, 2):
-            best = _better(_with(search, best.d, best.scales + change), best, by_block=False)
-        best = _joint(search, best)
+    for change in (-2, 2):
+        best = _better(_with(search, best.d, best.scales + change), best, by_block=False)
+    best = _joint(search, best)
     codes = search.codes(best.d * best.scales)
     signs = None if search.minus is None else bits_of(search.minus)
     return Numbers(best.d, codes.to(torch.int16), scales=best.scales, signs=signs)
 
 
+def refit_points(search: Search, d: Tensor, scales: Tensor) -> Tensor:
+    """Scales near the given ones, (n, subs), that explain most at halves d (n, 1)."""
+    best = _with(search, d, scales)
+    for change in (-4, -2, 2, 4):
+        best = _better(_with(search, d, scales + change), best, by_block=False)
+    return best.scales
+
+
 def _best_step(search: Search) -> Tensor:
     """The scale of every sub-block that explains most, float32 (n, subs)."""
     size = ratio((search.hx * search.x).sum(2), search.h.sum(2)).sqrt() / search.table.square().mean().sqrt()
-    best, most = size, search.gain(size)
-    for factor in STARTS:
-        step = size * factor
+    best, most = size, torch.full_like(size, -torch.inf)
+    for start in _STARTS:
+        step = size * start
         gain = search.gain(step)
         best, most = torch.where(gain > most, step, best), torch.maximum(gain, most)
     for _ in range(_TURNS):
-        along, square = search.refit(search.codes(best))
-        best = ratio(along, square).clamp_min(0)
+        best = ratio(*search.refit(search.codes(best))).clamp_min(0)
     return best
-
-
-STARTS = (0.6, 0.7, 0.8, 0.9, 1.1, 1.2, 1.3, 1.45)
 
 
 def _start(search: Search, step: Tensor) -> _Fit:
@@ -147,19 +169,19 @@ def _start(search: Search, step: Tensor) -> _Fit:
     best, least = torch.zeros_like(reach), torch.full_like(reach, torch.inf)
     for place in range(top // 2, top + 3):
         d = halved(reach / place)
-        loss = ((step - d * odd(step * inverse(d), search.grid)).square() * square).sum(1, keepdim=True)
+        loss = ((step - d * _odd(step * inverse(d), search.grid)).square() * square).sum(1, keepdim=True)
         best, least = torch.where(loss < least, d, best), torch.minimum(loss, least)
     return _with(search, best, step * inverse(best))
 
 
-def odd(scales: Tensor, grid: Codebook) -> Tensor:
+def _with(search: Search, d: Tensor, scales: Tensor) -> _Fit:
+    scales = _odd(scales, search.grid)
+    return _Fit(d, scales, search.gain(d * scales))
+
+
+def _odd(scales: Tensor, grid: Codebook) -> Tensor:
     """The nearest odd scales that can be stored."""
     return ((scales - 1) / 2).round_().clamp_(0, grid.top).mul_(2).add_(1)
-
-
-def _with(search: Search, d: Tensor, scales: Tensor) -> _Fit:
-    scales = odd(scales, search.grid)
-    return _Fit(d, scales, search.gain(d * scales))
 
 
 def _joint(search: Search, best: _Fit) -> _Fit:
