@@ -123,6 +123,17 @@ def test_a_named_type(artifacts: dict[str, Path], tmp_path: Path) -> None:
     assert set(types_of(file)) == {"Q4_0", "IQ4_NL"}
 
 
+def test_codebook_types(artifacts: dict[str, Path], tmp_path: Path) -> None:
+    """Points cost a fraction of what 4**-bits is; rows of 64 don't divide into their blocks."""
+    errors = []
+    for name in ("IQ2_XXS", "IQ3_S"):
+        done, file, _ = exported(artifacts["wide"], tmp_path / name, type=name)
+        assert types_of(file) == {name: 13, "IQ4_NL": 2}
+        told = {note.partition(":")[0]: float(note.rpartition(" ")[2]) for note in done.check.notes}
+        errors.append(told[name])
+    assert errors[0] < 0.2 and errors[1] < 0.04
+
+
 def test_a_looser_bound_gives_smaller_types(artifacts: dict[str, Path]) -> None:
     artifact = Artifact.open(artifacts["wide"])
     bits = [sum(choose(artifact, part, "", loss).bits for part in artifact.plan.parts) for loss in (0.0, 0.1, 10.0)]
@@ -131,6 +142,8 @@ def test_a_looser_bound_gives_smaller_types(artifacts: dict[str, Path]) -> None:
 
 def test_types_that_do_not_fit_fall_back() -> None:
     assert [fitting("Q4_K", cols).name for cols in (512, 640, 100)] == ["Q4_K", "Q5_0", "F16"]
+    codebooks = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")
+    assert {fitting(name, 640).name for name in codebooks} == {"IQ4_NL"}
     assert fitting("Q8_0", 96).name == "Q8_0" and fitting("Q8_0", 40).bits == 16
 
 

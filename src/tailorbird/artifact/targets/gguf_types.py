@@ -18,13 +18,14 @@ from tailorbird.formats import BitPlanes, PlaneSpec
 from tailorbird.formats.ggml import TYPES, BlockType, block_type, decode, encode
 from tailorbird.formats.ggml.codec import Steps
 from tailorbird.formats.ggml.exact import exact_blocks, exact_type
+from tailorbird.formats.ggml.types import Codebook
 from tailorbird.formats.grid import Grid
 
 # What llama.cpp takes where rows don't divide into a type's blocks.
 FALLBACKS = {
-    **dict.fromkeys(("TQ1_0", "TQ2_0", "Q1_0"), "Q4_0"),
+    **dict.fromkeys(("Q2_K", "Q3_K", "TQ1_0", "TQ2_0", "Q1_0"), "Q4_0"),
     **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"),
-    **{"Q2_K": "IQ4_NL", "Q3_K": "IQ4_NL", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"},
+    **{"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"},
 }
 # A type that loses less than this is never too coarse: half a percent of the weights' size, as Q8_0 does.
 _FLOOR = 1e-4
@@ -72,8 +73,11 @@ def choose(artifact: Artifact, part: Part, named: str, loss: float) -> Choice:
         return wanted or Choice(None)
     most = allowed_error(spec, loss)
     weight, grid = _unpacked(_sample(artifact, part))
+    # No code of so many bits loses less than 4**-bits of Gaussian weights; those on another grid only types with plain
+    # steps may hit, and codebooks take long to search.
     for bits in sorted({kind.bits for kind in TYPES.values()}):
         kinds = [kind for kind in TYPES.values() if kind.bits == bits and cols % kind.weights == 0]
+        kinds = [kind for kind in kinds if not isinstance(kind.grid, Codebook) or 4**-bits <= most]
         errors = {kind.name: relative_error(decode(encode(weight, kind, grid=grid), kind), weight) for kind in kinds}
         best = min(kinds, key=lambda kind: errors[kind.name], default=None)
         if best and errors[best.name] <= most:
