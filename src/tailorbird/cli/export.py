@@ -37,6 +37,20 @@ def command(
         bool,
         typer.Option("--refit", help="gguf: fit the weights of --original into the types, with calibration text."),
     ] = False,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="FILE", show_default="packaged texts", help="With --refit: .jsonl, .txt ..."),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option("--samples", show_default="64", help="With --refit: calibration windows.")
+    ] = None,
+    length: Annotated[
+        int | None, typer.Option("--length", show_default="512", help="With --refit: tokens of a window.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", show_default="0", help="With --refit: of their choice.")] = None,
+    budget: Annotated[
+        str | None, typer.Option("--budget", metavar="SIZE", help="Most bytes the exported files may take, as 150MB.")
+    ] = None,
     recipe: Recipe = None,
     json: Json = False,
 ) -> None:
@@ -46,13 +60,18 @@ def command(
 
     this = session(context)
     options = options_of(settings or []) | ({} if dtype is None else {"dtype": dtype})
+    windows: dict[str, Any] = {"data": data, "samples": samples, "length": length, "seed": seed}
+    windows = {name: value for name, value in windows.items() if value is not None}
+    if windows and not refit:
+        raise UsageError(f"--{min(windows)} is for --refit", hint="leave it out, or add --refit --original MODEL")
     with evaluation("exporting") as told:
+        common: dict[str, Any] = {"options": options, "budget": budget, "told": told}
         if refit:
             from tailorbird.pipeline.refit import export_refitted
 
-            done = export_refitted(artifact, out, to, _named(original), options=options, told=told)
+            done = export_refitted(artifact, out, to, _named(original), **common, **windows)
         else:
-            done = export(artifact, out, to, options=options, reencode=reencode, original=original, told=told)
+            done = export(artifact, out, to, reencode=reencode, original=original, **common)
     found = described(done)
     if this.json:
         this.emit(found)

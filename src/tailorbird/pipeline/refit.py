@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tailorbird.anatomy import Part
 from tailorbird.artifact import targets
-from tailorbird.artifact.export import Exported, export
+from tailorbird.artifact.export import Exported, afford, export
 from tailorbird.artifact.folder import Told
 from tailorbird.artifact.reader import Artifact
 from tailorbird.artifact.targets.gguf import GGUF
@@ -53,6 +53,7 @@ def export_refitted(
     samples: int = 64,
     length: int = 512,
     seed: int = 0,
+    budget: str | None = None,
     told: Told = lambda what, done, total: None,
 ) -> Exported:
     """`export` to GGUF with the original's weights in place of the artifact's.
@@ -67,10 +68,12 @@ def export_refitted(
         samples: calibration windows.
         length: tokens of a window.
         seed: of their choice.
+        budget: bytes the file may take, such as ``150MB``.
         told: told about the progress.
 
     Raises:
         UsageError: another target, or `out` exists, or the artifact is of another model.
+        BudgetError: the file would take more than the budget; no weight was touched.
     """
     target = targets.find(to, **dict(options or {}))
     if type(target) is not GGUF:
@@ -79,6 +82,7 @@ def export_refitted(
         raise UsageError(f"{out} exists", hint="choose another folder with --out, or remove this one")
     opened = Artifact.open(artifact)
     target.refuse(opened)
+    afford(target, opened, budget)
     with TemporaryDirectory(prefix="tailorbird-") as scratch:
         windows = {"data": data, "samples": samples, "length": length, "seed": seed}
         blocks = _fitted(opened, original, target, Path(scratch), windows, told)

@@ -22,12 +22,12 @@ from tailorbird.anatomy import Part
 from tailorbird.artifact.folder import (
     CHUNK,
     DTYPES,
+    Folder,
     Lazy,
     dequantized,
     dtype_of,
     kept,
-    write_small_files,
-    write_tensors,
+    small_files,
 )
 from tailorbird.artifact.reader import Artifact
 from tailorbird.artifact.targets.compare import Comparison
@@ -89,15 +89,11 @@ class CompressedTensors(Target):
 
     def write(self, artifact: Artifact, out: Path, told: Told) -> None:
         """Write shards, the configuration with its groups, and the tokenizer."""
-        dtype = DTYPES[self.dtype]
-        tensors = kept(artifact, dtype)
-        for part in artifact.plan.parts:
-            if _plain(part):
-                tensors[part.tensor] = dequantized(artifact, part.name, dtype)
-            else:
-                tensors |= _packed(artifact, part)
-        write_tensors(out, tensors, told)
-        write_small_files(artifact, out, dtype, quantization_config=_configuration(artifact))
+        self._folder(artifact).write(out, told)
+
+    def planned_bytes(self, artifact: Artifact) -> int:
+        """Bytes of all files."""
+        return self._folder(artifact).nbytes
 
     def check(self, artifact: Artifact, out: Path) -> Check:
         """Unpack every layer with the library, compare codes and scales, then the weights."""
@@ -111,6 +107,16 @@ class CompressedTensors(Target):
                 if tensor is not None:
                     found.rows(f"{name}.{leaf}", lambda low, high, tensor=tensor: tensor[low:high])  # type: ignore[misc]
         return found.result(f"{LIBRARY} {version(LIBRARY)}", *_notes(artifact, self.dtype))
+
+    def _folder(self, artifact: Artifact) -> Folder:
+        dtype = DTYPES[self.dtype]
+        tensors = kept(artifact, dtype)
+        for part in artifact.plan.parts:
+            if _plain(part):
+                tensors[part.tensor] = dequantized(artifact, part.name, dtype)
+            else:
+                tensors |= _packed(artifact, part)
+        return Folder(tensors, small_files(artifact, dtype, quantization_config=_configuration(artifact)))
 
 
 def _plain(part: Part) -> bool:

@@ -5,9 +5,10 @@ Names, re-ordered rows and norms are as llama.cpp's converters write them; `chec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,6 +28,7 @@ from tailorbird.formats.ggml import block_type
 from tailorbird.formats.ggml.exact import nearest_exact
 
 FILE = "model.gguf"
+_ALIGN = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,17 +63,8 @@ class GGUF(Target):
 
     def write(self, artifact: Artifact, out: Path, told: Told) -> None:
         """Write model.gguf."""
-        library = require("gguf", extra="gguf")
-        writer = library.GGUFWriter(out / FILE, family_of(artifact.config)[0])
-        for key, value in keys_of(artifact).items():
-            _add(writer, key, value)
         tensors = self._tensors(artifact, told)
-        for tensor in tensors:
-            kind = library.GGMLQuantizationType[tensor.type_name]
-            writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.nbytes, raw_dtype=kind)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
+        writer = _begun(artifact, tensors, out / FILE)
         [file] = writer.fout
         for done, tensor in enumerate(tensors):
             told("writing", done, len(tensors))
@@ -80,6 +73,14 @@ class GGUF(Target):
                 file.write(piece.contiguous().numpy().tobytes())
             writer.write_padding(file, file.tell())
         writer.close()
+
+    def planned_bytes(self, artifact: Artifact) -> int:
+        """Bytes of the file."""
+        tensors = self._tensors(artifact, lambda what, done, total: None)
+        with TemporaryDirectory(prefix="tailorbird-") as folder:
+            _begun(artifact, tensors, Path(folder) / FILE).close()
+            head = (Path(folder) / FILE).stat().st_size
+        return sum(-(-nbytes // _ALIGN) * _ALIGN for nbytes in (head, *(tensor.nbytes for tensor in tensors)))
 
     def check(self, artifact: Artifact, out: Path) -> Check:
         """Read the file with the gguf library and compare its values with the artifact's."""
@@ -148,6 +149,21 @@ def _template(artifact: Artifact, settings: Mapping[str, Any]) -> dict[str, Any]
         return {"tokenizer.chat_template": (artifact.folder / name).read_text(encoding="utf-8")}
     template = settings.get("chat_template")
     return {"tokenizer.chat_template": template} if isinstance(template, str) else {}
+
+
+def _begun(artifact: Artifact, tensors: Sequence[Stored], path: Path) -> Any:
+    """A writer that has written everything before the tensors' data."""
+    library = require("gguf", extra="gguf")
+    writer = library.GGUFWriter(path, family_of(artifact.config)[0])
+    for key, value in keys_of(artifact).items():
+        _add(writer, key, value)
+    for tensor in tensors:
+        kind = library.GGMLQuantizationType[tensor.type_name]
+        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.nbytes, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    return writer
 
 
 def _add(writer: Any, key: str, value: Any) -> None:

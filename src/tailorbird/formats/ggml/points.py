@@ -1,9 +1,9 @@
 """Fitting blocks on a `Codebook`: ``w = d * scale * point * sign``.
 
-The point nearest to x under weights h is the one of largest ``2 (h x) . p - t h . p^2``, t the scale: one matrix product
-for all points. Signs go with the weights, so magnitudes are matched; where their number must be even, one that costs
-least is turned. Scales of sub-blocks are searched by what they lose, then the block's half and the odd scales chosen
-together, with points chosen anew.
+The point nearest to x under weights h is the one of largest ``2 (h x) . p - t h . p^2``, t the scale: one matrix
+product for all points. Signs go with the weights, so magnitudes are matched; where their number must be even, the one
+that weighs least is turned. Scales of sub-blocks are searched by what they lose, then the block's half and the odd
+scales chosen together, with points chosen anew.
 """
 
 from __future__ import annotations
