@@ -56,11 +56,11 @@ class ONNX(Target):
         if cols % SMALLEST:
             return spec  # stored as plain numbers
         if spec.offset == "float":
-            spec = replace(spec, offset="integer")
+            spec = replace(spec, offset="integer", column_order=False)
         if spec.group_size % SMALLEST:
             sizes = [size for size in range(SMALLEST, cols + 1, SMALLEST) if cols % size == 0]
             size = min(sizes, key=lambda size: abs(size - spec.group_size))
-            spec = replace(spec, bits=(max(spec.bits),) * (cols // size), group_size=size)
+            spec = replace(spec, bits=(max(spec.bits),) * (cols // size), group_size=size, column_order=False)
         return spec
 
     def refuse(self, artifact: Artifact) -> None:
