@@ -22,7 +22,6 @@ from tailorbird.artifact.folder import Told
 from tailorbird.artifact.reader import Artifact
 from tailorbird.artifact.targets.gguf import GGUF
 from tailorbird.artifact.targets.gguf_blocks import BlockArtifact
-from tailorbird.artifact.targets.gguf_types import choose
 from tailorbird.errors import ArtifactError, UsageError
 from tailorbird.fit.ggml import fit_ggml
 from tailorbird.formats import ggml
@@ -108,7 +107,7 @@ def _fitted(
             stream = Stream(job.model, batches.batches, original_rows(job, batches), scratch / "states")
         stats = statistics(job, piece, stream)
         for part in piece.parts:
-            choice = choose(artifact, part, target.type, target.loss)
+            choice = target.choice(artifact, part)
             if choice.kind and not choice.exact:
                 blocks = _fit(job.model.weight(part), choice.kind, stats.pop(part.name, Stats()))
                 found[part.name] = _stored(blocks, choice.kind, scratch / f"{len(found)}.safetensors")

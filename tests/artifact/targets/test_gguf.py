@@ -134,6 +134,20 @@ def test_codebook_types(artifacts: dict[str, Path], tmp_path: Path) -> None:
     assert errors[0] < 0.2 and errors[1] < 0.04
 
 
+def test_a_mixture_of_types(artifacts: dict[str, Path], tmp_path: Path) -> None:
+    kinds = "IQ3_XXS,embedding=Q6_K,attention=Q4_K,v_proj=Q5_K"
+    _, file, _ = exported(artifacts["wide"], tmp_path / "mixed", type=kinds)
+    found = {name: tensor.type_name for name, tensor in file.tensors.items()}
+    assert found["token_embd.weight"] == "Q6_K" and found["blk.0.ffn_down.weight"] == "IQ3_XXS"
+    assert found["blk.1.attn_q.weight"] == "Q4_K" and found["blk.1.attn_v.weight"] == "Q5_K"
+    for wrong, word in (("Q4_K,Q5_K", "all others twice"), ("mlp=Q4_K,mlp=Q5_K", "mlp twice"), ("mlp=Q4", "'Q4'")):
+        with pytest.raises(UsageError, match=word):
+            find("gguf", type=wrong)
+    with pytest.raises(UsageError, match="no 'experts' in this model") as caught:
+        export(artifacts["wide"], tmp_path / "out", "gguf", options={"type": "experts=Q4_K"})
+    assert "attention" in caught.value.hint and "down_proj" in caught.value.hint
+
+
 def test_a_looser_bound_gives_smaller_types(artifacts: dict[str, Path]) -> None:
     artifact = Artifact.open(artifacts["wide"])
     bits = [sum(choose(artifact, part, "", loss).bits for part in artifact.plan.parts) for loss in (0.0, 0.1, 10.0)]

@@ -6,6 +6,7 @@ into the smallest type that loses no more than allowed, measured on a sample of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from tailorbird.anatomy import Part
 from tailorbird.artifact.reader import Artifact
 from tailorbird.artifact.targets.gguf_blocks import BlockArtifact
+from tailorbird.errors import UsageError
 from tailorbird.formats import BitPlanes, PlaneSpec
 from tailorbird.formats.ggml import TYPES, BlockType, block_type, decode, encode
 from tailorbird.formats.ggml.codec import Steps
@@ -83,6 +85,28 @@ def choose(artifact: Artifact, part: Part, named: str, loss: float) -> Choice:
         if best and errors[best.name] <= most:
             return Choice(best)
     return Choice(None)
+
+
+def mixture(text: str) -> dict[str, str]:
+    """Types by role or name of a module, such as ``IQ2_XS,attention=Q4_K,down_proj=Q3_K``; that of the empty name is
+    for all others.
+
+    Raises:
+        UsageError: an unknown type, or a name twice.
+    """
+    found: dict[str, str] = {}
+    for item in filter(None, text.split(",")):
+        name, sign, kind = item.strip().rpartition("=")
+        if name in found or (sign and not name):
+            raise UsageError(f"type={text!r} says {name or 'all others'} twice", hint="write Q4_K,embedding=Q6_K")
+        found[name] = block_type(kind).name
+    return found
+
+
+def named_for(types: Mapping[str, str], part: Part) -> str:
+    """The type a mixture names for a part, the more particular one; empty where it names none."""
+    leaf = part.name.rpartition(".")[2]
+    return next((types[name] for name in (leaf, part.role, "") if name in types), "")
 
 
 def fitting(named: str, cols: int) -> Choice:
