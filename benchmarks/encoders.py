@@ -5,7 +5,8 @@
 `benchmarks/peers/setup.sh` makes that folder. The error is trace(dW H dW^T) / trace(W H W^T): with H the identity, so
 plain squared error, on Gaussian weights and on two layers of the demo model; and on those layers with H the Gram matrix
 of their inputs on calibration text. The importance matrix of ggml and of our encoders is the diagonal of H; `sweep` has
-all of it. Rows go to benchmarks/results/encoders.json.
+all of it. Types that ggml encodes with an importance matrix only get a flat one in the column without. Rows go to
+benchmarks/results/encoders.json.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ MODEL = "demo:gemma-270m"
 BLOCK = 8
 LAYERS = ("self_attn.o_proj", "mlp.down_proj")  # rows of 1024 and 2048: every type fits
 ROWS = 256
+NEED_MATRIX = ("IQ1_S", "IQ2_XXS", "IQ2_XS")
 WINDOWS, LENGTH = 8, 512
 Encoder = Callable[[Tensor, BlockType, Tensor | None], Tensor]
 Table = dict[str, dict[str, float]]
@@ -114,7 +116,7 @@ def compare(weight: Tensor, gram: Tensor | None, ggml: Encoder) -> Table:
     table = {}
     for name, kind in TYPES.items():
         blocks = {
-            "ggml": ggml(weight, kind, None),
+            "ggml": ggml(weight, kind, torch.ones_like(importance) if name in NEED_MATRIX else None),
             "ggml_imatrix": ggml(weight, kind, importance),
             "ours": encode(weight, kind, importance),
         }

@@ -20,9 +20,10 @@ from tailorbird import registry
 from tailorbird.artifact import Artifact, targets
 from tailorbird.artifact.changes import grouped
 from tailorbird.artifact.reader import Artifact as Source
+from tailorbird.artifact.record import NAME
 from tailorbird.artifact.targets.hf import HF
 from tailorbird.artifact.targets.target import Target, Told
-from tailorbird.errors import ArtifactError, ModelError, ResourceError, UsageError
+from tailorbird.errors import ArtifactError, BudgetError, ModelError, ResourceError, UsageError
 from tailorbird.files import sha256
 from tailorbird.formats import PlaneSpec
 
@@ -186,3 +187,36 @@ def test_packages_bring_targets(monkeypatch: pytest.MonkeyPatch) -> None:
             targets.targets()
     finally:
         targets.targets.cache_clear()
+
+
+@pytest.mark.parametrize("to", ["hf", "compressed-tensors", "onnx", "gguf"])
+def test_the_planned_size_is_exact(to: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A budget of the very size is kept; one byte less is refused before anything is written."""
+    monkeypatch.undo()
+    pytest.importorskip({"hf": "safetensors", "compressed-tensors": "compressed_tensors"}.get(to, to))
+    done = tailorbird.export(base, tmp_path / "free", to, reencode=True)
+    size = sum(file.stat().st_size for file in done.folder.iterdir() if file.name != NAME)
+    kept = tailorbird.export(base, tmp_path / "kept", to, reencode=True, budget=f"{size}B")
+    assert (
+        kept.nbytes == size == sum(file.stat().st_size for file in (tmp_path / "free").iterdir() if file.name != NAME)
+    )
+    monkeypatch.setattr(targets.targets()[to], "write", None)
+    with pytest.raises(BudgetError, match=f"takes {size:,} bytes.*allows {size - 1:,}") as caught:
+        tailorbird.export(base, tmp_path / "out", to, reencode=True, budget=f"{size - 1}B")
+    assert "compress to about" in caught.value.hint and not (tmp_path / "out").exists()
+
+
+def test_shards_are_planned_too(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tailorbird.artifact.folder.SHARD_BYTES", 50_000)
+    done = tailorbird.export(base, tmp_path / "out", "hf")
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) > 1
+    assert HF().planned_bytes(Artifact.open(base)) == done.nbytes
+
+
+def test_a_size_known_only_afterwards(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HF, "planned_bytes", Target.planned_bytes)
+    with pytest.raises(BudgetError):
+        tailorbird.export(base, tmp_path / "out", "hf", budget="10kB")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UsageError, match="in bytes"):
+        tailorbird.export(base, tmp_path / "out", "hf", budget="3bits")

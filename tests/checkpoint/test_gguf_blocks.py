@@ -13,6 +13,7 @@ SCALES_AT = {
     **{"Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,)},
     **{"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)},
     **{"IQ4_NL": (0,), "IQ4_XS": (0,), "TQ1_0": (52,), "TQ2_0": (64,), "Q1_0": (0,)},
+    **dict.fromkeys(("IQ1_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"), (0,)),
 }
 ONE, TWO, HALF = (np.frombuffer(np.float16(value).tobytes(), np.uint8) for value in (1.0, 2.0, 0.5))
 
@@ -23,6 +24,8 @@ def random_blocks(name: str, blocks: int) -> Bytes:
     raw = rng.integers(0, 256, (blocks, BLOCKS[name][1]), dtype=np.uint8)
     for at in SCALES_AT.get(name, ()):
         raw[:, at : at + 2] = rng.normal(size=(blocks, 1)).astype(np.float16).view(np.uint8)
+    if name == "IQ1_M":  # the highest four bits of its half stand alone
+        raw[:, 55] &= 0b10111111
     return raw
 
 
@@ -106,8 +109,8 @@ def test_hand_packed_q6_k() -> None:
 
 
 def test_refuses_unknown_types_and_wrong_sizes() -> None:
-    with pytest.raises(ModelError, match="IQ2_XS is not supported"):
-        decode(np.zeros(74, np.uint8), "IQ2_XS", (256,))
+    with pytest.raises(ModelError, match="MXFP4 is not supported"):
+        decode(np.zeros(17, np.uint8), "MXFP4", (32,))
     with pytest.raises(ModelError, match="not whole Q4_K blocks"):
         row_bytes("Q4_K", 100)
     with pytest.raises(ModelError, match="need 18 bytes, there are 17"):

@@ -85,3 +85,20 @@ def test_gguf(call: Any, artifact: Path, tmp_path: Path) -> None:
     refused = call("export", artifact, "--to", "gguf", "--out", tmp_path / "new", "--refit")
     assert refused.code == 2 and "--refit needs the original" in refused.err and "--original MODEL" in refused.err
     assert not (tmp_path / "new").exists()
+
+
+def test_refit_with_calibration_options(call: Any, tiny: Path, artifact: Path, text: Path, tmp_path: Path) -> None:
+    common = ["export", artifact, "--to", "gguf", "--out", tmp_path / "out"]
+    refused = call(*common, "--samples", "8")
+    assert refused.code == 2 and "--samples is for --refit" in refused.err
+    windows = ["--data", text, "--samples", "8", "--length", "32", "--seed", "3"]
+    done = call(*common, "--refit", "--original", tiny, *windows, "--set", "type=Q4_0")
+    assert done.code == 0 and "fitted with error feedback" in done.out, done.err
+
+
+def test_budget(call: Any, artifact: Path, tmp_path: Path) -> None:
+    common = ["export", artifact, "--to", "hf", "--out", tmp_path / "out"]
+    refused = call(*common, "--budget", "1kB")
+    assert refused.code == 5 and "the budget 1kB allows 1,000" in refused.err and not (tmp_path / "out").exists()
+    assert call(*common, "--budget", "3bits").code == 2
+    assert call(*common, "--budget", "900MB").code == 0

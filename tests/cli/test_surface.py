@@ -33,7 +33,8 @@ SURFACE = {
     },
     "inspect": {"artifact"},
     "verify": {"artifact"},
-    "export": {"artifact", "--to", "--out", "--dtype", "--set", "--reencode", "--refit", "--original"},
+    "export": {"artifact", "--to", "--out", "--dtype", "--set", "--reencode", "--refit", "--original"}
+    | {"--data", "--samples", "--length", "--seed", "--budget"},
     "bench": {"model", "--decode-tokens", "--prefill-tokens", "--runs", "--threads", "--dense"},
     "profile": {"--out", "--threads"},
     "methods": set(),

@@ -32,9 +32,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_nearer_to_the_original(made: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["Q3_K", "IQ2_S", "IQ3_S"])
+def test_nearer_to_the_original(kind: str, made: Path, tmp_path: Path) -> None:
     small = TINY["SMALL"] | {"samples": 32}
-    options = {"type": "Q3_K"}
+    options = {"type": kind}
     plain = export(made / "artifact", tmp_path / "plain", "gguf", options=options)
     done = export_refitted(
         *(made / "artifact", tmp_path / "fitted", "gguf", made / "model"),

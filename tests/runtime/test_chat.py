@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -138,6 +139,24 @@ def test_hostile_templates(tmp_path: Path, text: str, monkeypatch: pytest.Monkey
     assert template is not None
     with pytest.raises(UsageError, match="template"):
         template.render(TALK)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+        "{% for a in range(99999) %}{% set b = range(99999) | map('string') | list is iterable %}{% endfor %}",
+    ],
+)
+def test_templates_without_end(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat, "MAX_SECONDS", 0.2)
+    template = ChatTemplate.of(source(tmp_path, text))
+    assert template is not None
+    before = sys.gettrace()
+    with pytest.raises(UsageError, match=r"takes more than 0\.2 seconds") as caught:
+        template.render(TALK)
+    assert "--plain-chat" in caught.value.hint and sys.gettrace() is before
 
 
 def test_a_template_can_not_change_the_messages(tmp_path: Path) -> None:

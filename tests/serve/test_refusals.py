@@ -232,6 +232,23 @@ def test_a_body_that_does_not_come(serve: Any, model: Any, monkeypatch: pytest.M
         assert slow.recv(100).startswith(b"HTTP/1.1 408")
 
 
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: local"])
+def test_headers_that_do_not_come(sent: bytes, serve: Any, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor after a first request on the same connection."""
+    whole = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    monkeypatch.setattr("tailorbird.serve.server._HEADER_SECONDS", 0.5)
+    with serve(model) as running:
+        with socket.create_connection(running.address, timeout=60) as slow:
+            slow.sendall(sent)
+            assert slow.recv(100) == b""
+        with socket.create_connection(running.address, timeout=60) as slow, slow.makefile("rb") as answer:
+            slow.sendall(whole)
+            assert answer.readline().startswith(b"HTTP/1.1 200")
+            slow.sendall(sent or b"G")
+            assert b"\r\n\r\n" in answer.read()  # to its end
+        assert running.request("GET", "/healthz")[0] == 200
+
+
 def test_limits_of_the_server(serve: Any, model: Any, template: Any) -> None:
     with serve(model, template, prompt_tokens=8, tokens=5, messages=2) as running:
         create = running.client.completions.create

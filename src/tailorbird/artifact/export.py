@@ -12,8 +12,9 @@ from tailorbird.artifact.changes import Change, changes, refusal, resolve
 from tailorbird.artifact.reader import Artifact
 from tailorbird.artifact.record import Record, files_of
 from tailorbird.artifact.reencode import Reencoded
-from tailorbird.artifact.targets.target import Check, Told
-from tailorbird.errors import UsageError
+from tailorbird.artifact.targets.target import Check, Target, Told
+from tailorbird.budget import Budget
+from tailorbird.errors import BudgetError, UsageError
 from tailorbird.files import atomic_folder
 
 
@@ -59,6 +60,7 @@ def export(
     options: Mapping[str, Any] | None = None,
     reencode: bool = False,
     original: str | Path | None = None,
+    budget: str | None = None,
     told: Told = _silent,
 ) -> Exported:
     """Write an artifact in the form of another runtime and have that runtime's library compare it.
@@ -72,11 +74,13 @@ def export(
             only have to be stored wider lose nothing and need no permission.
         original: the model the artifact was made from, to say how far it is from that; by default what the
             artifact's recipe names, where that is on this machine.
+        budget: bytes the exported files may take, such as ``150MB``.
         told: told about the progress.
 
     Raises:
         UsageError: `out` exists, or the target can't carry the artifact and `reencode` is not given; the hint is the
             command that makes an artifact it can carry.
+        BudgetError: the files would take more than the budget; none was written.
         ArtifactError: the artifact is damaged, or the export differs from it.
         MissingExtra: the target's library is not installed.
         ResourceError: the disk is full; nothing is left of the export.
@@ -91,11 +95,38 @@ def export(
     advice = resolve(to, opened) if found else ""
     if any(change.lost for change in found) and not reencode:
         raise UsageError(refusal(to, opened, found), hint=f"{advice}; or go on with --reencode")
+    afford(target, source, budget)
     with atomic_folder(out) as folder:
         target.write(source, folder, told)
+        _within(sum(path.stat().st_size for path in folder.iterdir()), budget, opened)
         check = target.check(source, folder)
         exact = check.exact and not any(change.lost for change in found)
         files = files_of(folder)
         record = Record(to, asdict(target), opened.digest, check.library, exact, opened.plan.numel, files)
         record.write(folder)
     return Exported(out, to, record.nbytes, opened.nbytes, record.digest, found, check, advice)
+
+
+def afford(target: Target, artifact: Artifact, budget: str | None) -> None:
+    """Refuse an export whose files would take more than a budget such as ``150MB``; None allows any.
+
+    Raises:
+        UsageError: the budget is not one in bytes.
+        BudgetError: it would be exceeded.
+    """
+    if budget is not None:
+        _within(target.planned_bytes(artifact), budget, artifact)
+
+
+def _within(nbytes: int | None, budget: str | None, artifact: Artifact) -> None:
+    if nbytes is None or budget is None:
+        return
+    most = Budget.parse(budget).nbytes
+    if most is None:
+        raise UsageError(f"an export's budget is in bytes, not {budget!r}", hint="write 150MB, 900kB or 1.5GiB")
+    if nbytes > most:
+        share = artifact.nbytes * most // nbytes
+        raise BudgetError(
+            f"the export takes {nbytes:,} bytes, the artifact {artifact.nbytes:,}; the budget {budget} allows {most:,}",
+            hint=f"compress to about {share // 1000}kB and export that, or take another target or its options (--set)",
+        )

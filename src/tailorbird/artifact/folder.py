@@ -13,8 +13,8 @@ from torch import Tensor
 from tailorbird.artifact.layout import QUANTIZED
 from tailorbird.artifact.reader import TOKENIZER, Artifact
 from tailorbird.errors import UsageError
-from tailorbird.files import write_atomic, write_json
-from tailorbird.formats.safetensors_write import stream
+from tailorbird.files import json_bytes, write_atomic
+from tailorbird.formats.safetensors_write import file_bytes, stream
 
 # Told what is being worked on, how many are done, and how many there are.
 Told = Callable[[str, int, int], None]
@@ -23,6 +23,7 @@ SHARD_BYTES = 2 * 10**9
 CHUNK = 2**22
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 INDEX = "model.safetensors.index.json"
+_METADATA = {"format": "pt"}
 _SMALL = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
@@ -94,39 +95,71 @@ def fitting(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return made
 
 
-def write_tensors(out: Path, tensors: Mapping[str, Lazy], told: Told) -> None:
-    """Write tensors as one safetensors file, or as shards of bounded size with their index."""
-    shards = list(_shards(tensors))
-    done = 0
-    for number, names in enumerate(shards, 1):
-        file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+@dataclass(frozen=True)
+class Folder:
+    """What a folder is to hold: its size is known before there is any data.
+
+    Attributes:
+        tensors: in one safetensors file, or in shards of bounded size with their index.
+        files: small ones, whole.
+    """
+
+    tensors: Mapping[str, Lazy]
+    files: Mapping[str, bytes]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files."""
+        shards = [file_bytes(metas, _METADATA) for metas in self._metas().values()]
+        return sum(shards) + sum(len(data) for data in self._small().values())
+
+    def write(self, out: Path, told: Told) -> None:
+        """Write all files."""
+        done = 0
 
         def pieces(name: str) -> Iterator[Tensor]:
             nonlocal done
-            told("writing", done, len(tensors))
+            told("writing", done, len(self.tensors))
             done += 1
-            yield from tensors[name].pieces()
+            yield from self.tensors[name].pieces()
 
-        stream(out / file, {name: tensors[name].meta for name in names}, pieces, {"format": "pt"})
-    if len(shards) > 1:
-        files = {
-            name: f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-            for number, names in enumerate(shards, 1)
-            for name in names
+        for file, metas in self._metas().items():
+            stream(out / file, metas, pieces, _METADATA)
+        for file, data in self._small().items():
+            write_atomic(out / file, data)
+
+    def _metas(self) -> dict[str, dict[str, Tensor]]:
+        """Shapes and types of tensors by file."""
+        shards = list(_shards(self.tensors))
+        files = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+        if len(files) == 1:
+            files = ["model.safetensors"]
+        return {
+            file: {name: self.tensors[name].meta for name in names} for file, names in zip(files, shards, strict=True)
         }
-        size = sum(_nbytes(lazy.meta) for lazy in tensors.values())
-        write_json(out / INDEX, {"metadata": {"total_size": size}, "weight_map": files})
+
+    def _small(self) -> dict[str, bytes]:
+        shards = self._metas()
+        if len(shards) == 1:
+            return dict(self.files)
+        size = sum(_nbytes(lazy.meta) for lazy in self.tensors.values())
+        places = {name: file for file, metas in shards.items() for name in metas}
+        return {INDEX: json_bytes({"metadata": {"total_size": size}, "weight_map": places})} | dict(self.files)
 
 
-def write_small_files(artifact: Artifact, out: Path, dtype: torch.dtype, **more: Any) -> None:
-    """Write config.json, with what is `more`, and the tokenizer's files, unpacked."""
+def small_files(artifact: Artifact, dtype: torch.dtype, **more: Any) -> dict[str, bytes]:
+    """config.json, with what is `more`, and the tokenizer's files, unpacked, by name."""
     config = {key: value for key, value in artifact.config.items() if key not in ("dtype", "torch_dtype", *QUANTIZED)}
-    write_json(out / "config.json", config | {"dtype": str(dtype).removeprefix("torch.")} | more)
+    files = {"config.json": json_bytes(config | {"dtype": str(dtype).removeprefix("torch.")} | more)}
     if TOKENIZER in artifact.manifest.files:
-        write_atomic(out / "tokenizer.json", artifact.tokenizer_bytes())
-    for name in _SMALL:
-        if name in artifact.manifest.files:
-            write_atomic(out / name, (artifact.folder / name).read_bytes())
+        files["tokenizer.json"] = artifact.tokenizer_bytes()
+    return files | {name: (artifact.folder / name).read_bytes() for name in _SMALL if name in artifact.manifest.files}
+
+
+def write_small_files(artifact: Artifact, out: Path, dtype: torch.dtype) -> None:
+    """Write `small_files`."""
+    for name, data in small_files(artifact, dtype).items():
+        write_atomic(out / name, data)
 
 
 def _shards(tensors: Mapping[str, Lazy]) -> Iterator[list[str]]:

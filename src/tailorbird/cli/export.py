@@ -16,6 +16,18 @@ if TYPE_CHECKING:
     from tailorbird.artifact.export import Exported
 
 
+Data = Annotated[
+    str | None,
+    typer.Option("--data", metavar="FILE", show_default="packaged texts", help="With --refit: .jsonl, .txt, hub:NAME."),
+]
+Samples = Annotated[int | None, typer.Option("--samples", show_default="64", help="With --refit: calibration windows.")]
+Length = Annotated[int | None, typer.Option("--length", show_default="512", help="With --refit: tokens of a window.")]
+Seed = Annotated[int | None, typer.Option("--seed", show_default="0", help="With --refit: of their choice.")]
+Budget = Annotated[
+    str | None, typer.Option("--budget", metavar="SIZE", help="Most bytes the exported files may take, as 150MB.")
+]
+
+
 def command(
     context: typer.Context,
     artifact: Folder,
@@ -37,6 +49,11 @@ def command(
         bool,
         typer.Option("--refit", help="gguf: fit the weights of --original into the types, with calibration text."),
     ] = False,
+    data: Data = None,
+    samples: Samples = None,
+    length: Length = None,
+    seed: Seed = None,
+    budget: Budget = None,
     recipe: Recipe = None,
     json: Json = False,
 ) -> None:
@@ -46,13 +63,15 @@ def command(
 
     this = session(context)
     options = options_of(settings or []) | ({} if dtype is None else {"dtype": dtype})
+    windows = _given(refit, data=data, samples=samples, length=length, seed=seed)
     with evaluation("exporting") as told:
+        common: dict[str, Any] = {"options": options, "budget": budget, "told": told}
         if refit:
             from tailorbird.pipeline.refit import export_refitted
 
-            done = export_refitted(artifact, out, to, _named(original), options=options, told=told)
+            done = export_refitted(artifact, out, to, _named(original), **common, **windows)
         else:
-            done = export(artifact, out, to, options=options, reencode=reencode, original=original, told=told)
+            done = export(artifact, out, to, reencode=reencode, original=original, **common)
     found = described(done)
     if this.json:
         this.emit(found)
@@ -68,6 +87,14 @@ def command(
     this.line(f"{check.library} read back {check.parts} tensors: {same}{f' ({check.why})' if check.why else ''}")
     for note in check.notes:
         this.line(f"note: {note}")
+
+
+def _given(refit: bool, **windows: Any) -> dict[str, Any]:
+    """The calibration options that were given."""
+    given = {name: value for name, value in windows.items() if value is not None}
+    if given and not refit:
+        raise UsageError(f"--{min(given)} is for --refit", hint="leave it out, or add --refit --original MODEL")
+    return given
 
 
 def _named(original: str | None) -> str:

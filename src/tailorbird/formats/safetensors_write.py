@@ -19,9 +19,9 @@ _NAMES = {
 }  # fmt: skip
 
 
-def file_bytes(tensors: Mapping[str, Tensor]) -> int:
-    """Size of the file `write` would make; meta tensors will do."""
-    return len(_header(tensors)) + sum(_nbytes(tensor) for tensor in tensors.values())
+def file_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> int:
+    """Size of the file `write` or `stream` would make; meta tensors will do."""
+    return len(_header(tensors, metadata)) + sum(_nbytes(tensor) for tensor in tensors.values())
 
 
 def write(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -17,12 +17,11 @@ from torch import Tensor
 
 from tailorbird.anatomy import Part
 from tailorbird.artifact import targets
-from tailorbird.artifact.export import Exported, export
+from tailorbird.artifact.export import Exported, afford, export
 from tailorbird.artifact.folder import Told
 from tailorbird.artifact.reader import Artifact
 from tailorbird.artifact.targets.gguf import GGUF
 from tailorbird.artifact.targets.gguf_blocks import BlockArtifact
-from tailorbird.artifact.targets.gguf_types import choose
 from tailorbird.errors import ArtifactError, UsageError
 from tailorbird.fit.ggml import fit_ggml
 from tailorbird.formats import ggml
@@ -53,6 +52,7 @@ def export_refitted(
     samples: int = 64,
     length: int = 512,
     seed: int = 0,
+    budget: str | None = None,
     told: Told = lambda what, done, total: None,
 ) -> Exported:
     """`export` to GGUF with the original's weights in place of the artifact's.
@@ -67,10 +67,12 @@ def export_refitted(
         samples: calibration windows.
         length: tokens of a window.
         seed: of their choice.
+        budget: bytes the file may take, such as ``150MB``.
         told: told about the progress.
 
     Raises:
         UsageError: another target, or `out` exists, or the artifact is of another model.
+        BudgetError: the file would take more than the budget; no weight was touched.
     """
     target = targets.find(to, **dict(options or {}))
     if type(target) is not GGUF:
@@ -79,6 +81,7 @@ def export_refitted(
         raise UsageError(f"{out} exists", hint="choose another folder with --out, or remove this one")
     opened = Artifact.open(artifact)
     target.refuse(opened)
+    afford(target, opened, budget)
     with TemporaryDirectory(prefix="tailorbird-") as scratch:
         windows = {"data": data, "samples": samples, "length": length, "seed": seed}
         blocks = _fitted(opened, original, target, Path(scratch), windows, told)
@@ -104,7 +107,7 @@ def _fitted(
             stream = Stream(job.model, batches.batches, original_rows(job, batches), scratch / "states")
         stats = statistics(job, piece, stream)
         for part in piece.parts:
-            choice = choose(artifact, part, target.type, target.loss)
+            choice = target.choice(artifact, part)
             if choice.kind and not choice.exact:
                 blocks = _fit(job.model.weight(part), choice.kind, stats.pop(part.name, Stats()))
                 found[part.name] = _stored(blocks, choice.kind, scratch / f"{len(found)}.safetensors")

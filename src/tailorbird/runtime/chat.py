@@ -1,7 +1,7 @@
 """Chat templates: from the messages of a conversation to the text a model continues.
 
 A template is Jinja, and comes from outside with the model. It is rendered in a sandbox from which neither Python's
-inner life nor anything that lasts can be reached, and its output is bounded.
+inner life nor anything that lasts can be reached, and its output and its time are bounded.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from typing import Any, NoReturn
 
 from tailorbird.errors import ModelError, UsageError, require
 from tailorbird.files import read_json
+from tailorbird.runtime.limit import TimeUp, at_most
 from tailorbird.tasks.tokenizer import Source, Tokenizer
 
 MAX_TEMPLATE_BYTES = 2**20
 MAX_OUTPUT = 2**22  # characters
+MAX_SECONDS = 5.0  # of processor time
 PLAIN = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant:"
 # A model that knows no turns would play both parts.
 PLAIN_STOP = ("\nuser:", "\nsystem:", "\nassistant:")
@@ -87,16 +89,21 @@ class ChatTemplate:
             messages: each with ``role`` and ``content``.
 
         Raises:
-            UsageError: the template refuses these messages, or makes more than 4 Mi characters of them.
+            UsageError: the template refuses these messages, makes more than 4 Mi characters of them, or computes for
+                more than five seconds.
         """
         given = [dict(message) for message in messages]
         pieces, size = [], 0
         try:
-            for piece in self._template.generate(messages=given, add_generation_prompt=True, **self.tokens):
-                pieces.append(piece)
-                size += len(piece)
-                if size > MAX_OUTPUT:
-                    break
+            with at_most(MAX_SECONDS):
+                for piece in self._template.generate(messages=given, add_generation_prompt=True, **self.tokens):
+                    pieces.append(piece)
+                    size += len(piece)
+                    if size > MAX_OUTPUT:
+                        break
+        except TimeUp:
+            told = f"the model's chat template takes more than {MAX_SECONDS:g} seconds"
+            raise UsageError(told, hint="shorten the messages, or serve it with --plain-chat") from None
         except Exception as cause:  # whatever a template from outside comes upon
             raise UsageError(
                 f"the model's chat template refuses these messages: {str(cause)[:200]}",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import Callable
 from types import FrameType
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tailorbird.serve.app import create_app
 from tailorbird.serve.service import Service
@@ -16,8 +19,42 @@ from tailorbird.serve.service import Service
 # while the client sends; not much longer, because a timer keeps even a broken connection's state in memory.
 _KEEP_ALIVE = 10
 _CONNECTIONS = 512
+# From the first byte of a request, or the beginning of a connection, to the end of the headers.
+_HEADER_SECONDS = 10.0
 # After the grace time, for the last bytes to be sent.
 _FLUSH_SECONDS = 3
+
+
+class Protocol(H11Protocol):
+    """Closes connections whose headers do not come in time; the guard does that for bodies."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        """Wait on where the headers are not complete."""
+        super().data_received(data)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        self._stop()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        if self.conn.their_state is not h11.IDLE:
+            self._stop()
+        elif self._late is None:
+            self._late = self.loop.call_later(_HEADER_SECONDS, self.transport.close)
+
+    def _stop(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
 
 
 class Server(uvicorn.Server):
@@ -30,7 +67,7 @@ class Server(uvicorn.Server):
         config = uvicorn.Config(
             create_app(service),
             loop="asyncio",
-            http="h11",
+            http=Protocol,
             ws="none",
             lifespan="on",
             log_config=None,

@@ -99,6 +99,24 @@ def test_transformers_computes_the_same(
     tailorbird.verify(tmp_path / "out")
 
 
+def test_a_head_of_its_own_may_be_packed(artifact_of: Any, ids: torch.Tensor, logits: Any, tmp_path: Path) -> None:
+    pytest.importorskip("compressed_tensors")
+    artifact = artifact_of("untied", "rtn", "4.8bits", options={"group_size": 32}, target="compressed-tensors")
+    plain = tailorbird.export(artifact, tmp_path / "plain", "compressed-tensors")
+    done = tailorbird.export(artifact, tmp_path / "out", "compressed-tensors", options={"pack_head": True})
+    assert done.exact and done.nbytes < plain.nbytes and "the embedding is plain" in done.check.notes[0]
+    config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    assert config["ignore"] == ["model.embed_tokens"]
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
+    with torch.no_grad():
+        found = model(input_ids=ids).logits
+    assert torch.allclose(found, logits(artifact), rtol=0, atol=1e-5 * float(found.abs().max()))
+    tied = artifact_of("llama", "rtn", "4.8bits", options={"group_size": 32}, target="compressed-tensors")
+    sizes = [tailorbird.export(tied, tmp_path / f"tied{pack}", "compressed-tensors", options={"pack_head": pack}).nbytes
+             for pack in (False, True)]  # fmt: skip
+    assert sizes[0] == sizes[1]
+
+
 def test_every_width_comes_back(artifact_of: Any, tmp_path: Path) -> None:
     """One to eight bits in one model, bit for bit; the check of the export itself compares the codes."""
     pytest.importorskip("compressed_tensors")

@@ -123,6 +123,31 @@ def test_a_named_type(artifacts: dict[str, Path], tmp_path: Path) -> None:
     assert set(types_of(file)) == {"Q4_0", "IQ4_NL"}
 
 
+def test_codebook_types(artifacts: dict[str, Path], tmp_path: Path) -> None:
+    """Points cost a fraction of what 4**-bits is; rows of 64 don't divide into their blocks."""
+    errors = []
+    for name in ("IQ2_XXS", "IQ3_S"):
+        done, file, _ = exported(artifacts["wide"], tmp_path / name, type=name)
+        assert types_of(file) == {name: 13, "IQ4_NL": 2}
+        told = {note.partition(":")[0]: float(note.rpartition(" ")[2]) for note in done.check.notes}
+        errors.append(told[name])
+    assert errors[0] < 0.2 and errors[1] < 0.04
+
+
+def test_a_mixture_of_types(artifacts: dict[str, Path], tmp_path: Path) -> None:
+    kinds = "IQ3_XXS,embedding=Q6_K,attention=Q4_K,v_proj=Q5_K"
+    _, file, _ = exported(artifacts["wide"], tmp_path / "mixed", type=kinds)
+    found = {name: tensor.type_name for name, tensor in file.tensors.items()}
+    assert found["token_embd.weight"] == "Q6_K" and found["blk.0.ffn_down.weight"] == "IQ3_XXS"
+    assert found["blk.1.attn_q.weight"] == "Q4_K" and found["blk.1.attn_v.weight"] == "Q5_K"
+    for wrong, word in (("Q4_K,Q5_K", "all others twice"), ("mlp=Q4_K,mlp=Q5_K", "mlp twice"), ("mlp=Q4", "'Q4'")):
+        with pytest.raises(UsageError, match=word):
+            find("gguf", type=wrong)
+    with pytest.raises(UsageError, match="no 'experts' in this model") as caught:
+        export(artifacts["wide"], tmp_path / "out", "gguf", options={"type": "experts=Q4_K"})
+    assert "attention" in caught.value.hint and "down_proj" in caught.value.hint
+
+
 def test_a_looser_bound_gives_smaller_types(artifacts: dict[str, Path]) -> None:
     artifact = Artifact.open(artifacts["wide"])
     bits = [sum(choose(artifact, part, "", loss).bits for part in artifact.plan.parts) for loss in (0.0, 0.1, 10.0)]
@@ -131,6 +156,8 @@ def test_a_looser_bound_gives_smaller_types(artifacts: dict[str, Path]) -> None:
 
 def test_types_that_do_not_fit_fall_back() -> None:
     assert [fitting("Q4_K", cols).name for cols in (512, 640, 100)] == ["Q4_K", "Q5_0", "F16"]
+    codebooks = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")
+    assert {fitting(name, 640).name for name in codebooks} == {"IQ4_NL"}
     assert fitting("Q8_0", 96).name == "Q8_0" and fitting("Q8_0", 40).bits == 16
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,6 +24,26 @@ _ALIGN = 64
 # Tensors up to this size stand in the graph itself, where shape inference can see them.
 _INLINE = 1024
 _TYPES = {torch.float32: "FLOAT", torch.uint8: "UINT8", torch.int64: "INT64"}
+
+
+class Nowhere(io.BytesIO):
+    """A file that keeps nothing but its place."""
+
+    _place = 0
+
+    def tell(self) -> int:
+        """How much was written."""
+        return self._place
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to a byte counted from the start."""
+        self._place = offset
+        return offset
+
+    def write(self, data: Any) -> int:
+        """Forget the data."""
+        self._place += len(data)
+        return len(data)
 
 
 class Graph:

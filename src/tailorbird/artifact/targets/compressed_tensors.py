@@ -22,12 +22,12 @@ from tailorbird.anatomy import Part
 from tailorbird.artifact.folder import (
     CHUNK,
     DTYPES,
+    Folder,
     Lazy,
     dequantized,
     dtype_of,
     kept,
-    write_small_files,
-    write_tensors,
+    small_files,
 )
 from tailorbird.artifact.reader import Artifact
 from tailorbird.artifact.targets.compare import Comparison
@@ -48,6 +48,7 @@ class CompressedTensors(Target):
 
     Attributes:
         dtype: of everything that is not packed: ``fp32``, which is exact, ``bf16`` or ``fp16``.
+        pack_head: pack a head of its own, too; one tied to the embedding stays plain with it.
     """
 
     name: ClassVar[str] = "compressed-tensors"
@@ -55,6 +56,7 @@ class CompressedTensors(Target):
     summary: ClassVar[str] = "packed 2 to 8 bits by layer for vLLM, SGLang and transformers"
 
     dtype: str = "fp32"
+    pack_head: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a type that does not exist."""
@@ -62,7 +64,7 @@ class CompressedTensors(Target):
 
     def carried(self, part: Part, spec: PlaneSpec) -> PlaneSpec:
         """One width for all groups, with its zero point at most 8 bits, columns in order. Plain numbers carry all."""
-        if _plain(part):
+        if not self._packs(part):
             return spec
         bits = max(spec.bits)
         offset: Offset = "none" if spec.offset == "float" or bits == MAX_BITS else spec.offset
@@ -70,7 +72,7 @@ class CompressedTensors(Target):
 
     def ties(self, parts: Sequence[Part]) -> list[tuple[str, ...]]:
         """Layers that runtimes fuse: q, k and v; gate and up."""
-        names = {part.name for part in parts if not _plain(part)}
+        names = {part.name for part in parts if self._packs(part)}
         groups = []
         for fused in _FUSED:
             for name in sorted(names):
@@ -89,19 +91,15 @@ class CompressedTensors(Target):
 
     def write(self, artifact: Artifact, out: Path, told: Told) -> None:
         """Write shards, the configuration with its groups, and the tokenizer."""
-        dtype = DTYPES[self.dtype]
-        tensors = kept(artifact, dtype)
-        for part in artifact.plan.parts:
-            if _plain(part):
-                tensors[part.tensor] = dequantized(artifact, part.name, dtype)
-            else:
-                tensors |= _packed(artifact, part)
-        write_tensors(out, tensors, told)
-        write_small_files(artifact, out, dtype, quantization_config=_configuration(artifact))
+        self._folder(artifact).write(out, told)
+
+    def planned_bytes(self, artifact: Artifact) -> int:
+        """Bytes of all files."""
+        return self._folder(artifact).nbytes
 
     def check(self, artifact: Artifact, out: Path) -> Check:
         """Unpack every layer with the library, compare codes and scales, then the weights."""
-        parts = {part.name: part for part in artifact.plan.parts if not _plain(part)}
+        parts = {part.name: part for part in artifact.plan.parts if self._packs(part)}
         rounding = 0.0 if self.dtype == "fp32" else 2**-8 if self.dtype == "bf16" else 2**-11
         found = Comparison(artifact, rounding, f"{self.dtype} rounds what is not packed", parts)
         for name, tensors in _layers(out):
@@ -110,11 +108,22 @@ class CompressedTensors(Target):
             for leaf, tensor in tensors.items() if name not in parts else [("bias", tensors.get("bias"))]:
                 if tensor is not None:
                     found.rows(f"{name}.{leaf}", lambda low, high, tensor=tensor: tensor[low:high])  # type: ignore[misc]
-        return found.result(f"{LIBRARY} {version(LIBRARY)}", *_notes(artifact, self.dtype))
+        return found.result(f"{LIBRARY} {version(LIBRARY)}", *_notes(artifact, list(parts.values()), self.dtype))
 
+    def _packs(self, part: Part) -> bool:
+        # transformers (5.23) initialises a table before it loads, and a packed one has no `weight` by then.
+        return part.role != "embedding" and (part.role != "head" or self.pack_head)
 
-def _plain(part: Part) -> bool:
-    return part.role in ("embedding", "head")
+    def _folder(self, artifact: Artifact) -> Folder:
+        dtype = DTYPES[self.dtype]
+        tensors, packed = kept(artifact, dtype), []
+        for part in artifact.plan.parts:
+            if self._packs(part):
+                packed.append(part)
+                tensors |= _packed(artifact, part)
+            else:
+                tensors[part.tensor] = dequantized(artifact, part.name, dtype)
+        return Folder(tensors, small_files(artifact, dtype, quantization_config=_configuration(artifact, packed)))
 
 
 def _bits(spec: PlaneSpec) -> int:
@@ -146,13 +155,12 @@ def _packed(artifact: Artifact, part: Part) -> dict[str, Lazy]:
     return {f"{part.name}.{name}": tensor for name, tensor in tensors.items()}
 
 
-def _configuration(artifact: Artifact) -> dict[str, Any]:
+def _configuration(artifact: Artifact, packed: Sequence[Part]) -> dict[str, Any]:
     """``quantization_config``: exact, disjoint names in numbered groups, everything else to be left alone."""
     members: dict[tuple[int, int], list[str]] = {}
-    for part in artifact.plan.parts:
-        if not _plain(part):
-            spec = artifact.plan.specs[part.name]
-            members.setdefault((_bits(spec), spec.group_size), []).append(part.name)
+    for part in packed:
+        spec = artifact.plan.specs[part.name]
+        members.setdefault((_bits(spec), spec.group_size), []).append(part.name)
     groups = {
         f"group_{number:03d}": {
             "targets": sorted(names),
@@ -168,7 +176,7 @@ def _configuration(artifact: Artifact) -> dict[str, Any]:
         "format": FORMAT,
         "quantization_status": "compressed",
         "config_groups": groups,
-        "ignore": sorted(_untouched(artifact)),
+        "ignore": sorted(_untouched(artifact, packed)),
         "kv_cache_scheme": None,
         "version": version(LIBRARY),
     }
@@ -185,11 +193,11 @@ def _arguments(bits: int, group_size: int) -> dict[str, Any]:
     }
 
 
-def _untouched(artifact: Artifact) -> set[str]:
-    plain = [part for part in artifact.plan.parts if _plain(part)]
+def _untouched(artifact: Artifact, packed: Sequence[Part]) -> set[str]:
+    plain = [part for part in artifact.plan.parts if part not in packed]
     layers = {name.removesuffix(".weight") for name, info in artifact.stored.items() if _is_layer(name, info.shape)}
-    packed = {f"{part.name}" for part in artifact.plan.parts}
-    return (layers - packed) | {name for part in plain for name in (part.name, *part.tied)}
+    parts = {part.name for part in artifact.plan.parts}
+    return (layers - parts) | {name for part in plain for name in (part.name, *part.tied)}
 
 
 def _is_layer(name: str, shape: tuple[int, ...]) -> bool:
@@ -234,11 +242,12 @@ def _check_layer(artifact: Artifact, part: Part, tensors: dict[str, Tensor], fou
     found.rows(part.tensor, lambda low, high: weight[low:high])
 
 
-def _notes(artifact: Artifact, dtype: str) -> Iterator[str]:
-    plain = [part for part in artifact.plan.parts if _plain(part)]
+def _notes(artifact: Artifact, packed: Sequence[Part], dtype: str) -> Iterator[str]:
+    plain = [part for part in artifact.plan.parts if part not in packed]
     size = sum(part.numel for part in plain) * DTYPES[dtype].itemsize
-    packed = sum(artifact.plan.part_bytes(part) for part in plain)
-    yield f"embedding and head are plain {dtype} here, {size:,} bytes; in the artifact they take {packed:,}"
-    inner = [artifact.plan.specs[part.name] for part in artifact.plan.parts if not _plain(part)]
-    if wider := sum(_bits(spec) > max(spec.bits) for spec in inner):
+    before = sum(artifact.plan.part_bytes(part) for part in plain)
+    what = "the embedding is" if any(part.role == "head" for part in packed) else "embedding and head are"
+    yield f"{what} plain {dtype} here, {size:,} bytes; in the artifact that takes {before:,}"
+    specs = [artifact.plan.specs[part.name] for part in packed]
+    if wider := sum(_bits(spec) > max(spec.bits) for spec in specs):
         yield f"{wider} layers are stored a bit wider, in place of zero points; --set symmetric=true avoids it"

@@ -5,9 +5,10 @@ Names, re-ordered rows and norms are as llama.cpp's converters write them; `chec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,16 +18,16 @@ from tailorbird.artifact.reader import TOKENIZER, Artifact
 from tailorbird.artifact.targets.gguf_check import compare
 from tailorbird.artifact.targets.gguf_metadata import family_of, metadata
 from tailorbird.artifact.targets.gguf_tensors import Stored, kept, names_of, packed, rope_frequencies
-from tailorbird.artifact.targets.gguf_types import choose
+from tailorbird.artifact.targets.gguf_types import Choice, choose, mixture, named_for
 from tailorbird.artifact.targets.gguf_vocabulary import vocabulary
 from tailorbird.artifact.targets.target import Check, Target, Told
 from tailorbird.errors import UsageError, require
 from tailorbird.files import read_json
 from tailorbird.formats import PlaneSpec
-from tailorbird.formats.ggml import block_type
 from tailorbird.formats.ggml.exact import nearest_exact
 
 FILE = "model.gguf"
+_ALIGN = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +35,9 @@ class GGUF(Target):
     """Every part in one of llama.cpp's types: exactly where a type holds its format, else encoded anew.
 
     Attributes:
-        type: block type for all parts that no smaller type holds exactly, such as ``Q4_K``; where rows don't divide
-            into its blocks, what llama.cpp takes in its place. Empty: the smallest type within `loss`.
+        type: block type for all parts that no smaller type holds exactly, such as ``Q4_K``, and others for some roles
+            or modules, such as ``IQ2_XS,embedding=Q6_K,down_proj=IQ3_S``; where rows don't divide into its blocks,
+            what llama.cpp takes in its place. Parts without one: the smallest type within `loss`.
         loss: relative squared error that encoding anew may add to a part, as a share of 4**-bits; 1e-4 is always
             allowed.
     """
@@ -49,8 +51,7 @@ class GGUF(Target):
 
     def __post_init__(self) -> None:
         """Refuse a type that does not exist."""
-        if self.type:
-            block_type(self.type)
+        mixture(self.type)
         if not 0 <= self.loss <= 100:
             raise UsageError(f"loss={self.loss} is not between 0 and 100", hint="0.1 is usual")
 
@@ -58,20 +59,16 @@ class GGUF(Target):
         """Families, settings, tensors and tokenizers that llama.cpp does not have."""
         names_of(artifact, family_of(artifact.config)[1])
         keys_of(artifact)
+        parts = artifact.plan.parts
+        known = {"", *(part.role for part in parts), *(part.name.rpartition(".")[2] for part in parts)}
+        if unknown := sorted(set(mixture(self.type)) - known):
+            names = ", ".join(sorted(known - {""}))
+            raise UsageError(f"type={self.type!r}: there is no {unknown[0]!r} in this model", hint=f"there are {names}")
 
     def write(self, artifact: Artifact, out: Path, told: Told) -> None:
         """Write model.gguf."""
-        library = require("gguf", extra="gguf")
-        writer = library.GGUFWriter(out / FILE, family_of(artifact.config)[0])
-        for key, value in keys_of(artifact).items():
-            _add(writer, key, value)
         tensors = self._tensors(artifact, told)
-        for tensor in tensors:
-            kind = library.GGMLQuantizationType[tensor.type_name]
-            writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.nbytes, raw_dtype=kind)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
+        writer = _begun(artifact, tensors, out / FILE)
         [file] = writer.fout
         for done, tensor in enumerate(tensors):
             told("writing", done, len(tensors))
@@ -81,10 +78,23 @@ class GGUF(Target):
             writer.write_padding(file, file.tell())
         writer.close()
 
+    def planned_bytes(self, artifact: Artifact) -> int:
+        """Bytes of the file."""
+        tensors = self._tensors(artifact, lambda what, done, total: None)
+        with TemporaryDirectory(prefix="tailorbird-") as folder:
+            _begun(artifact, tensors, Path(folder) / FILE).close()
+            head = (Path(folder) / FILE).stat().st_size
+        return sum(-(-nbytes // _ALIGN) * _ALIGN for nbytes in (head, *(tensor.nbytes for tensor in tensors)))
+
     def check(self, artifact: Artifact, out: Path) -> Check:
         """Read the file with the gguf library and compare its values with the artifact's."""
         family = family_of(artifact.config)[1]
-        return compare(artifact, out / FILE, family, None if self.type else self.loss)
+        free = {part.name: self.loss for part in artifact.plan.parts if not named_for(mixture(self.type), part)}
+        return compare(artifact, out / FILE, family, free)
+
+    def choice(self, artifact: Artifact, part: Part) -> Choice:
+        """The type of a part."""
+        return choose(artifact, part, named_for(mixture(self.type), part), self.loss)
 
     def _tensors(self, artifact: Artifact, told: Told) -> list[Stored]:
         family = family_of(artifact.config)[1]
@@ -93,8 +103,7 @@ class GGUF(Target):
         for done, (ours, theirs) in enumerate(names.items()):
             told("choosing types", done, len(names))
             if ours in parts:
-                choice = choose(artifact, parts[ours], self.type, self.loss)
-                found.append(packed(artifact, parts[ours], theirs, choice, family))
+                found.append(packed(artifact, parts[ours], theirs, self.choice(artifact, parts[ours]), family))
             else:
                 found.append(kept(artifact, ours, theirs, family))
         return [*found, *rope_frequencies(artifact)]
@@ -148,6 +157,21 @@ def _template(artifact: Artifact, settings: Mapping[str, Any]) -> dict[str, Any]
         return {"tokenizer.chat_template": (artifact.folder / name).read_text(encoding="utf-8")}
     template = settings.get("chat_template")
     return {"tokenizer.chat_template": template} if isinstance(template, str) else {}
+
+
+def _begun(artifact: Artifact, tensors: Sequence[Stored], path: Path) -> Any:
+    """A writer that has written everything before the tensors' data."""
+    library = require("gguf", extra="gguf")
+    writer = library.GGUFWriter(path, family_of(artifact.config)[0])
+    for key, value in keys_of(artifact).items():
+        _add(writer, key, value)
+    for tensor in tensors:
+        kind = library.GGMLQuantizationType[tensor.type_name]
+        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.nbytes, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    return writer
 
 
 def _add(writer: Any, key: str, value: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -41,14 +42,15 @@ class _Found:
     whole: dict[str, float] = field(default_factory=dict)
 
 
-def compare(artifact: Artifact, path: Path, family: Family, loss: float | None) -> Check:
+def compare(artifact: Artifact, path: Path, family: Family, loss: Mapping[str, float]) -> Check:
     """Compare every tensor.
 
     Args:
         artifact: what was written.
         path: the file.
         family: of the model.
-        loss: share of 4**-bits a part may lose, see `allowed_error`; None where the user named the type.
+        loss: share of 4**-bits a part may lose, see `allowed_error`, by its name; parts whose type the user named have
+            none.
 
     Raises:
         ArtifactError: a tensor is missing, or loses more than allowed.
@@ -61,7 +63,7 @@ def compare(artifact: Artifact, path: Path, family: Family, loss: float | None) 
         lost, whole = _tensor(artifact, file, ours, theirs, family, found)
         part = ours.removesuffix(".weight")
         spec = None if part in fitted else artifact.plan.specs.get(part)
-        most = _allowed(spec, file.tensors[theirs].type_name, loss)
+        most = _allowed(spec, file.tensors[theirs].type_name, loss.get(part))
         if not lost <= most * whole:
             raise ArtifactError(
                 f"{path}: {theirs!r} loses {lost / max(whole, 1e-30):.2g} of its square, allowed are {most:.2g}",

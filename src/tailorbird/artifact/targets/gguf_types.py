@@ -6,6 +6,7 @@ into the smallest type that loses no more than allowed, measured on a sample of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,16 +15,19 @@ from torch import Tensor
 from tailorbird.anatomy import Part
 from tailorbird.artifact.reader import Artifact
 from tailorbird.artifact.targets.gguf_blocks import BlockArtifact
+from tailorbird.errors import UsageError
 from tailorbird.formats import BitPlanes, PlaneSpec
 from tailorbird.formats.ggml import TYPES, BlockType, block_type, decode, encode
 from tailorbird.formats.ggml.codec import Steps
 from tailorbird.formats.ggml.exact import exact_blocks, exact_type
+from tailorbird.formats.ggml.types import Codebook
 from tailorbird.formats.grid import Grid
 
 # What llama.cpp takes where rows don't divide into a type's blocks.
 FALLBACKS = {
-    **{"Q2_K": "Q4_0", "Q3_K": "Q4_0", "TQ1_0": "Q4_0", "TQ2_0": "Q4_0", "Q1_0": "Q4_0"},
-    **{"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "IQ4_XS": "IQ4_NL"},
+    **dict.fromkeys(("Q2_K", "Q3_K", "TQ1_0", "TQ2_0", "Q1_0"), "Q4_0"),
+    **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"),
+    **{"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"},
 }
 # A type that loses less than this is never too coarse: half a percent of the weights' size, as Q8_0 does.
 _FLOOR = 1e-4
@@ -71,13 +75,38 @@ def choose(artifact: Artifact, part: Part, named: str, loss: float) -> Choice:
         return wanted or Choice(None)
     most = allowed_error(spec, loss)
     weight, grid = _unpacked(_sample(artifact, part))
+    # No code of so many bits loses less than 4**-bits of Gaussian weights; those on another grid only types with plain
+    # steps may hit, and codebooks take long to search.
     for bits in sorted({kind.bits for kind in TYPES.values()}):
         kinds = [kind for kind in TYPES.values() if kind.bits == bits and cols % kind.weights == 0]
+        kinds = [kind for kind in kinds if not isinstance(kind.grid, Codebook) or 4**-bits <= most]
         errors = {kind.name: relative_error(decode(encode(weight, kind, grid=grid), kind), weight) for kind in kinds}
         best = min(kinds, key=lambda kind: errors[kind.name], default=None)
         if best and errors[best.name] <= most:
             return Choice(best)
     return Choice(None)
+
+
+def mixture(text: str) -> dict[str, str]:
+    """Types by role or name of a module, such as ``IQ2_XS,attention=Q4_K,down_proj=Q3_K``; that of the empty name is
+    for all others.
+
+    Raises:
+        UsageError: an unknown type, or a name twice.
+    """
+    found: dict[str, str] = {}
+    for item in filter(None, text.split(",")):
+        name, sign, kind = item.strip().rpartition("=")
+        if name in found or (sign and not name):
+            raise UsageError(f"type={text!r} says {name or 'all others'} twice", hint="write Q4_K,embedding=Q6_K")
+        found[name] = block_type(kind).name
+    return found
+
+
+def named_for(types: Mapping[str, str], part: Part) -> str:
+    """The type a mixture names for a part, the more particular one; empty where it names none."""
+    leaf = part.name.rpartition(".")[2]
+    return next((types[name] for name in (leaf, part.role, "") if name in types), "")
 
 
 def fitting(named: str, cols: int) -> Choice:

@@ -10,7 +10,7 @@ import safetensors
 import torch
 from safetensors import safe_open
 
-from tailorbird.artifact.folder import DTYPES, dequantized, dtype_of, kept, write_small_files, write_tensors
+from tailorbird.artifact.folder import DTYPES, Folder, dequantized, dtype_of, kept, small_files
 from tailorbird.artifact.reader import Artifact
 from tailorbird.artifact.targets.compare import Comparison
 from tailorbird.artifact.targets.target import Check, Target, Told
@@ -38,11 +38,11 @@ class HF(Target):
 
     def write(self, artifact: Artifact, out: Path, told: Told) -> None:
         """Write shards, config.json and the tokenizer."""
-        dtype = DTYPES[self.dtype]
-        weights = {part.tensor: dequantized(artifact, part.name, dtype) for part in artifact.plan.parts}
-        write_tensors(out, weights | kept(artifact, dtype), told)
-        if artifact.config:
-            write_small_files(artifact, out, dtype)
+        self._folder(artifact).write(out, told)
+
+    def planned_bytes(self, artifact: Artifact) -> int:
+        """Bytes of all files."""
+        return self._folder(artifact).nbytes
 
     def check(self, artifact: Artifact, out: Path) -> Check:
         """Compare what safetensors reads with the artifact."""
@@ -53,3 +53,8 @@ class HF(Target):
                     piece = opened.get_slice(name) if artifact.tensors[name].shape else opened.get_tensor(name)[None]
                     found.rows(name, lambda low, high, piece=piece: torch.as_tensor(piece[low:high]))  # type: ignore[misc]
         return found.result(f"safetensors {safetensors.__version__}")
+
+    def _folder(self, artifact: Artifact) -> Folder:
+        dtype = DTYPES[self.dtype]
+        weights = {part.tensor: dequantized(artifact, part.name, dtype) for part in artifact.plan.parts}
+        return Folder(weights | kept(artifact, dtype), small_files(artifact, dtype) if artifact.config else {})

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from tempfile import TemporaryDirectory
+from typing import Any, BinaryIO, ClassVar
 
 import torch
 from torch import Tensor
 
 from tailorbird.anatomy import Model, Part
-from tailorbird.artifact.folder import write_small_files
+from tailorbird.artifact.folder import small_files, write_small_files
 from tailorbird.artifact.forward import forward
 from tailorbird.artifact.onnx.decoder import Decoder, check_family
-from tailorbird.artifact.onnx.graph import DATA, MODEL, Graph
+from tailorbird.artifact.onnx.graph import DATA, MODEL, Graph, Nowhere
 from tailorbird.artifact.onnx.weights import SMALLEST, Weights, packable, width
 from tailorbird.artifact.reader import Artifact
 from tailorbird.artifact.targets.compare import Comparison
@@ -55,11 +56,11 @@ class ONNX(Target):
         if cols % SMALLEST:
             return spec  # stored as plain numbers
         if spec.offset == "float":
-            spec = replace(spec, offset="integer")
+            spec = replace(spec, offset="integer", column_order=False)
         if spec.group_size % SMALLEST:
             sizes = [size for size in range(SMALLEST, cols + 1, SMALLEST) if cols % size == 0]
             size = min(sizes, key=lambda size: abs(size - spec.group_size))
-            spec = replace(spec, bits=(max(spec.bits),) * (cols // size), group_size=size)
+            spec = replace(spec, bits=(max(spec.bits),) * (cols // size), group_size=size, column_order=False)
         return spec
 
     def refuse(self, artifact: Artifact) -> None:
@@ -77,13 +78,17 @@ class ONNX(Target):
 
     def write(self, artifact: Artifact, out: Path, told: Told) -> None:
         """Write model.onnx, its weights, the configuration and the tokenizer."""
-        model = Model.open(artifact)
-        words = next(part for part in model.parts if part.role == "embedding").shape[0]
         with (out / DATA).open("wb") as data:
-            graph = Graph(data)
-            Decoder(graph, model, Weights(graph, artifact, self.accuracy_level), told).logits("input_ids")
-            graph.save(out / MODEL, {"input_ids": ["batch", "length"]}, {"logits": ["batch", "length", words]})
+            self._save(artifact, data, out / MODEL, told)
         write_small_files(artifact, out, torch.float32)
+
+    def planned_bytes(self, artifact: Artifact) -> int:
+        """Bytes of all files, from making the graph without keeping its weights."""
+        with TemporaryDirectory(prefix="tailorbird-") as folder:
+            data, path = Nowhere(), Path(folder) / MODEL
+            self._save(artifact, data, path, lambda what, done, total: None)
+            small = small_files(artifact, torch.float32).values()
+            return data.tell() + path.stat().st_size + sum(map(len, small))
 
     def check(self, artifact: Artifact, out: Path) -> Check:
         """Let the runtime unpack every part, then compare the logits of a few tokens."""
@@ -103,6 +108,14 @@ class ONNX(Target):
             )
         checked = found.result(f"onnxruntime {runtime.__version__}", *_notes(artifact, self.accuracy_level, error))
         return replace(checked, parts=len(artifact.plan.parts), logits_error=error)
+
+    def _save(self, artifact: Artifact, data: BinaryIO, path: Path, told: Told) -> None:
+        """Stream the weights to `data` and write the graph."""
+        model = Model.open(artifact)
+        words = next(part for part in model.parts if part.role == "embedding").shape[0]
+        graph = Graph(data)
+        Decoder(graph, model, Weights(graph, artifact, self.accuracy_level), told).logits("input_ids")
+        graph.save(path, {"input_ids": ["batch", "length"]}, {"logits": ["batch", "length", words]})
 
     def _table(self, artifact: Artifact, part: Part, out: Path) -> Any:
         """A session that gives rows of a part from the arrays of the written graph."""

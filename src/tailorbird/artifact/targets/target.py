@@ -82,6 +82,10 @@ class Target:
         """
         raise NotImplementedError(f"target {self.name!r} has no write")
 
+    def planned_bytes(self, artifact: Artifact) -> int | None:
+        """Bytes of all files that `write` would make; None where only writing them shows it."""
+        return None
+
     def check(self, artifact: Artifact, out: Path) -> Check:
         """Read what was written back with the target's own library and compare it with the artifact.
 

@@ -11,7 +11,8 @@ from tailorbird.errors import DataError, UsageError
 from tailorbird.formats.ggml.affine import fit_affine, refit_affine
 from tailorbird.formats.ggml.blocks import Numbers, pack, unpack, values
 from tailorbird.formats.ggml.levels import fit_levels, refit_levels
-from tailorbird.formats.ggml.types import TYPES, BlockType, Levels
+from tailorbird.formats.ggml.points import fit_points
+from tailorbird.formats.ggml.types import TYPES, Affine, BlockType, Codebook, Levels
 
 Steps = tuple[Tensor, Tensor]
 # Weights fitted at a time: the arrays of a search stay in the processor's cache.
@@ -82,6 +83,8 @@ def fit(weight: Tensor, kind: BlockType, importance: Tensor | None = None, known
     h = torch.ones(1, 1, 1)
     if importance is not None:
         h = importance.view(1, -1, kind.subs, kind.sub).expand(len(weight), -1, -1, -1).reshape(w.shape)
+    if isinstance(kind.grid, Codebook):
+        return fit_points(w, h, kind)
     if known is not None:
         known = known[0].reshape(-1, kind.subs), known[1].reshape(-1, kind.subs)
     return fit_levels(w, h, kind, known) if isinstance(kind.grid, Levels) else fit_affine(w, h, kind, known)
@@ -101,7 +104,7 @@ def refit(numbers: Numbers, sub: int, weight: Tensor, kind: BlockType, importanc
     w, h = weight[:, None], importance.view(1, 1, -1)
     if isinstance(kind.grid, Levels):
         return replace(numbers, scales=_put(numbers.scales, sub, refit_levels(w, h, numbers.d, kind.grid)))
-    assert numbers.dmin is not None
+    assert numbers.dmin is not None and isinstance(kind.grid, Affine)
     scales, minima = refit_affine(w, h, numbers.d, numbers.dmin, kind.grid)
     return replace(numbers, scales=_put(numbers.scales, sub, scales), minima=_put(numbers.minima, sub, minima))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tailorbird.formats.bitplanes import BitPlanes
 from tailorbird.formats.ggml.blocks import Numbers, code_of, pack
-from tailorbird.formats.ggml.types import TYPES, Affine, BlockType, Levels
+from tailorbird.formats.ggml.types import TYPES, Affine, BlockType, Codebook, Levels
 from tailorbird.formats.grid import Grid
 from tailorbird.formats.spec import PlaneSpec
 
@@ -37,6 +37,7 @@ def nearest_exact(spec: PlaneSpec) -> PlaneSpec:
 def exact_blocks(planes: BitPlanes, kind: BlockType) -> Tensor:
     """The blocks that stand for `planes`, uint8 (rows, bytes of a row); `kind` is the `exact_type` of its format."""
     spec = planes.spec
+    assert not isinstance(kind.grid, Codebook)
     scale, offset = Grid(spec, planes.arrays).values()
     codes = planes.codes().view(planes.rows, len(spec.bits), spec.group_size).float()
     if isinstance(kind.grid, Levels):
@@ -57,6 +58,8 @@ def exact_blocks(planes: BitPlanes, kind: BlockType) -> Tensor:
 
 def _holds(kind: BlockType, spec: PlaneSpec) -> bool:
     if spec.scale != "fp16" or spec.column_order or spec.group_size % kind.weights or kind.scales:
+        return False
+    if isinstance(kind.grid, Codebook):
         return False
     if isinstance(kind.grid, Affine) or spec.offset == "float":
         return isinstance(kind.grid, Affine) and spec.offset == "float" and max(spec.bits) <= kind.grid.top.bit_length()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Strip:
-    """One bit field of each of `count` consecutive bytes: elements ``first, first + step, ...`` of a field.
+    """One bit field of each of `count` bytes: elements ``first, first + step, ...`` of a field.
 
     Attributes:
         at: first byte in the block.
@@ -21,6 +21,7 @@ class Strip:
         shift: lowest bit in the byte.
         width: bits.
         lift: lowest bit in the element.
+        every: from one byte to the next one's.
     """
 
     at: int
@@ -30,16 +31,20 @@ class Strip:
     shift: int = 0
     width: int = 8
     lift: int = 0
+    every: int = 1
 
     def read(self, raw: Tensor, field: Tensor) -> None:
-        """Add these bits of `raw`, uint8 (blocks, bytes), to `field`, uint8 (blocks, elements)."""
-        bits = (raw[:, self.at : self.at + self.count] >> self.shift) & ((1 << self.width) - 1)
-        field[:, self._elements()] |= bits << self.lift
+        """Add these bits of `raw`, uint8 (blocks, bytes), to `field`, whole numbers (blocks, elements)."""
+        bits = (raw[:, self._bytes()] >> self.shift) & ((1 << self.width) - 1)
+        field[:, self._elements()] |= bits.to(field.dtype) << self.lift
 
     def write(self, field: Tensor, raw: Tensor) -> None:
         """The inverse."""
         bits = (field[:, self._elements()] >> self.lift) & ((1 << self.width) - 1)
-        raw[:, self.at : self.at + self.count] |= bits << self.shift
+        raw[:, self._bytes()] |= bits.to(torch.uint8) << self.shift
+
+    def _bytes(self) -> slice:
+        return slice(self.at, self.at + self.every * (self.count - 1) + 1, self.every)
 
     def _elements(self) -> slice:
         return slice(self.first, self.first + self.step * (self.count - 1) + 1, self.step)
@@ -93,9 +98,21 @@ def bit_string(at: int, count: int, lift: int = 0) -> tuple[Strip, ...]:
     return tuple(Strip(at, count, j, 8, j, 1, lift) for j in range(8))
 
 
-def read(raw: Tensor, strips: Strips, elements: int) -> Tensor:
-    """A field of every block: uint8 (blocks, elements)."""
-    field = torch.zeros(len(raw), elements, dtype=torch.uint8)
+def words(
+    at: int, count: int, size: int, low: int, width: int, first: int = 0, step: int = 1, lift: int = 0
+) -> tuple[Strip, ...]:
+    """The bits `low` to ``low + width`` of each of `count` little-endian words of `size` bytes from `at` on."""
+    found, bit = [], low
+    while bit < low + width:
+        here = min(8 - bit % 8, low + width - bit)
+        found.append(Strip(at + bit // 8, count, first, step, bit % 8, here, lift + bit - low, size))
+        bit += here
+    return tuple(found)
+
+
+def read(raw: Tensor, strips: Strips, elements: int, dtype: torch.dtype = torch.uint8) -> Tensor:
+    """A field of every block: whole numbers (blocks, elements)."""
+    field = torch.zeros(len(raw), elements, dtype=dtype)
     for strip in strips:
         strip.read(raw, field)
     return field
