@@ -39,13 +39,14 @@ class Stream:
         self.tokens = sum(batch.shape[0] * (batch.shape[1] if batch.dim() > 1 else 1) for batch in batches)
         with torch.no_grad():
             self.states = States([self.shell.enter(batch, rows) for batch in batches], folder)
-            plain = [self.shell.enter(batch, reference) for batch in batches] if reference else []
-            self.targets = States(plain, folder / "reference")
+            self.targets: States | None = None
+            if reference:
+                self.targets = States([self.shell.enter(batch, reference) for batch in batches], folder / "reference")
 
     @torch.no_grad()
     def aim(self, index: int) -> None:
         """Move the uncompressed model's states, where they are wanted, behind a block."""
-        if len(self.targets):
+        if self.targets is not None:
             self.model.fill(self.model.blocks[index])
             for i in range(len(self.targets)):
                 self.targets[i] = self.shell.run(index, self.targets[i])
@@ -80,7 +81,7 @@ class Stream:
         """A block as a method sees it; `measure` has put its weights in place."""
         weights = {part.name: self.model.weight(part) for part in parts}
         forward = partial(self.shell.run, index)
-        return Block(index, parts, weights, kept, stats, self.states, self.targets, seed, forward, told)
+        return Block(index, parts, weights, kept, stats, self.states, self.targets or (), seed, forward, told)
 
     @torch.no_grad()
     def advance(
