@@ -54,7 +54,7 @@ def lost(block: Block, found: dict[str, Fitted]) -> float:
 def test_without_a_step_it_is_rounding(block_of: Any, bits: int, symmetric: bool, scale: Any) -> None:
     block, common = block_of(), {"group_size": 16, "symmetric": symmetric, "scale": scale}
     rounding = fitted(block, RTN(**common), bits)
-    assert same(fitted(block, AutoRound(iterations=0, **common), bits), rounding)
+    assert same(fitted(block, AutoRound(iterations=0, start="minmax", **common), bits), rounding)
     assert same(fitted(block, OmniQuant(iterations=0, logit=40.0, **common), bits), rounding)
 
 

@@ -35,6 +35,8 @@ STREAMING = 400e6
 FRESH = 5.0
 # A forward pass does less than one large product does in the same time.
 FORWARD = 0.6
+# Learning does more of them on the same few weights.
+LEARNING = 0.75
 # Bytes a method that learns holds for a weight: parameters, gradients, the best so far, what the backward pass needs.
 LEARNED = 32
 
@@ -117,7 +119,7 @@ def _tuning(job: Prepared, inner: list[Part], tokens: int, batches: int, rate: f
         return 0.0
     small, large = (_timed(lambda n=rows: _tune(job.method, inner[0], n)) for rows in LEARN_ROWS)  # type: ignore[misc]
     each = max(0.0, large - small) / ((LEARN_ROWS[1] - LEARN_ROWS[0]) * TRIAL_COLS)
-    return numel * (each + passes * 2.0 * tokens / (FORWARD * rate))
+    return numel * (each + passes * 2.0 * tokens / (LEARNING * rate))
 
 
 def _tune(method: Method, like: Part, rows: int) -> None:
