@@ -125,7 +125,8 @@ def _tuning(job: Prepared, inner: list[Part], tokens: int, batches: int, rate: f
 def _tune(method: Method, like: Part, rows: int) -> None:
     """Learn a block of one layer and one token: next to no forward pass."""
     part = replace(like, name="trial", shape=(rows, TRIAL_COLS))
-    weight, one = torch.randn(rows, TRIAL_COLS), torch.randn(1, 1, TRIAL_COLS)
+    generator = torch.Generator().manual_seed(0)
+    weight, one = (torch.randn(*shape, TRIAL_COLS, generator=generator) for shape in ((rows,), (1, 1)))
     stats = {"trial": Stats(torch.eye(TRIAL_COLS), torch.eye(TRIAL_COLS), TRIAL_COLS)}
 
     def forward(hidden: Tensor, replaced: Mapping[str, Tensor]) -> Tensor:

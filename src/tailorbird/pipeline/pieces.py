@@ -82,7 +82,7 @@ def _fit_block(
     def seen() -> Block:
         return stream.block(index, piece.parts, stats, found.kept, _seed(seed, index), progress.within)
 
-    with progress.stage("transform", clock):
+    with progress.stage("fit", clock):
         replaced = _checked(job.method.transform(seen()), piece, found.kept)
     if replaced:
         found.kept |= {name: tensor for name, tensor in replaced.items() if name in found.kept}
