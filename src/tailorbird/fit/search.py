@@ -18,6 +18,12 @@ from tailorbird.formats.spec import Offset
 NORM = 2.4
 
 
+def ratios(steps: int, reach: float) -> list[float]:
+    """Multiples of a range: `steps` equal steps up to 1 + reach and as many down to 1 - reach."""
+    changes = [reach * k / steps for k in range(1, steps + 1)]
+    return [1 + change for change in changes] + [1 - change for change in changes]
+
+
 @dataclass(frozen=True)
 class RangeSearch:
     """A group fitter that tries ``ratio * [min, max]`` for every ratio; 1 is always tried, so it never loses to

@@ -98,6 +98,7 @@ def _fitted(
     told: Told,
 ) -> Blocks:
     job = prepare(original, plan=replace(artifact.plan, method="gptq", options={}))
+    _check_kept(artifact, job.kept)
     batches = calibration(job, **windows)
     stream: Stream | None = None
     found: Blocks = {}
@@ -117,6 +118,16 @@ def _fitted(
             stream.advance(piece.block, {part.name: _values(artifact, found, part) for part in piece.parts})
         give_back()
     return found
+
+
+def _check_kept(artifact: Artifact, kept: Mapping[str, Tensor]) -> None:
+    """Raise UsageError where a method changed norms and the weights beside them together."""
+    for name, tensor in kept.items():
+        if not torch.equal(artifact.read(name), tensor):
+            raise UsageError(
+                f"{artifact.folder}: {name} is not the original's: the method changed it together with the weights",
+                hint="export the artifact as it is, without fitting the original anew",
+            )
 
 
 def _fit(weight: Tensor, kind: BlockType, stats: Stats) -> Tensor:
