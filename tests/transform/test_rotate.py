@@ -99,7 +99,7 @@ def test_another_seed_is_another_rotation_of_the_same_weights(make_model: Any) -
 def test_norms_after_layers_forbid_it(family: str, make_model: Any) -> None:
     with pytest.raises(UsageError, match="norm with gains") as caught:
         rotated(opened(make_model(family)[0]))
-    assert "rotate=heads" in caught.value.hint
+    assert "rotate_residual=false" in caught.value.hint
 
 
 @pytest.mark.parametrize("residual", [True, False])

@@ -34,7 +34,7 @@ def calibration(
     Raises:
         DataError: the data is of the wrong kind, or missing for a module from memory.
     """
-    if not job.method.needs:
+    if not job.method.calibrated:
         return Calibration([], "none")
     if job.checkpoint is None:
         if data is None or isinstance(data, str | Path) or not all(isinstance(batch, Tensor) for batch in data):

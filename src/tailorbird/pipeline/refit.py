@@ -94,7 +94,7 @@ def _fitted(
     windows: Mapping[str, Any],
     told: Told,
 ) -> Blocks:
-    job = prepare(original, plan=replace(artifact.plan, method="gptq", options={}))
+    job = prepare(original, plan=replace(artifact.plan, method="gptq", options=_rotation(artifact)))
     batches = calibration(job, **windows)
     stream: Stream | None = None
     found: Blocks = {}
@@ -114,6 +114,17 @@ def _fitted(
             stream.advance(piece.block, {part.name: _values(artifact, found, part) for part in piece.parts})
         give_back()
     return found
+
+
+def _rotation(artifact: Artifact) -> dict[str, Any]:
+    """The options by which the original was rotated before it was fitted."""
+    options = {name: value for name, value in artifact.plan.options.items() if name.startswith("rotate")}
+    if options.get("rotate") == "learned":
+        raise UsageError(
+            "the artifact's rotation was learned and is not kept, so that the original can't be rotated alike",
+            hint="export without the original's weights, or compress with rotate=hadamard",
+        )
+    return options
 
 
 def _fit(weight: Tensor, kind: BlockType, stats: Stats) -> Tensor:

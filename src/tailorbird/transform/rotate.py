@@ -11,7 +11,7 @@ the pipeline differs from that of any other model.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -149,12 +149,21 @@ def rotated(model: Model, residual: bool = True, seed: int = 0) -> Model:
         raise UsageError(
             f"{model.source}: the residual stream of {model.anatomy.name} can't be rotated: what a layer adds to it "
             "goes through a norm with gains first, and these don't commute with a rotation",
-            hint="rotate=heads rotates the values of every head only",
+            hint="rotate_residual=false rotates the values of every head only",
         )
     generator = torch.Generator().manual_seed(seed)
     stream = random_rotation(model.parts[0].shape[1], generator) if residual else None
     heads = {block: random_rotation(size, generator) for block, size in head_sizes(model).items()}
-    return Model.open(Rotated(model, stream, heads))
+    return laid_out(model, stream, heads)
+
+
+def laid_out(model: Model, residual: Rotation | None, heads: Mapping[str, Rotation]) -> Model:
+    """The model with these rotations; a head that had to be untied is a copy, over which bits are not counted."""
+    made = Model.open(Rotated(model, residual, heads))
+    if model.tied and not made.tied:
+        first, *others, head = made.parts
+        made.parts = [first, *others, replace(head, copy_of=first.name)]
+    return made
 
 
 def wiring_of(model: Model) -> Wiring:
@@ -167,7 +176,7 @@ def wiring_of(model: Model) -> Wiring:
         raise UsageError(
             f"{model.source}: nothing is known about how the layers of {model.anatomy.name} models hang together, so "
             "that nothing can be folded into them",
-            hint="leave the transform out; an Anatomy with a `wiring` would do",
+            hint="rotate=none leaves the model as it is; an Anatomy with a `wiring` would do",
         )
     return model.anatomy.wiring
 
