@@ -19,6 +19,7 @@ from tailorbird.errors import UsageError
 from tailorbird.fit.sweep import Fitted
 from tailorbird.formats import PlaneSpec
 from tailorbird.formats.spec import Offset, Scale
+from tailorbird.measure.block import Block
 from tailorbird.measure.statistics import Need, Stats
 
 Rotate = Literal["none", "hadamard", "learned"]
@@ -26,7 +27,8 @@ Rotate = Literal["none", "hadamard", "learned"]
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """What every method shares: the format's options. Subclasses add their own fields and override `decide` and `fit`.
+    """What every method shares: the format's options. Subclasses add their own fields and override `decide` and `fit`;
+    those that see whole blocks also `transform` and `tune`.
 
     Attributes:
         group_size: columns that share a scale; where it does not divide a row, the nearest divisor is taken (`spec`).
@@ -76,6 +78,20 @@ class Method:
         """The method's inner choice: a format of the same bytes as `spec` (bits by group, say). Weight is float32
         (rows, cols)."""
         return spec
+
+    def transform(self, block: Block) -> Mapping[str, Tensor]:
+        """An equivalent transform: tensors of the block in place of its own, by tensor name, that leave its output as
+        it was. Called before `decide` where `needs` has ``block``; statistics are measured anew afterwards.
+
+        A tensor that is kept as it is (a norm gain) has to come in the dtype it is stored in (`Block.kept`), so that
+        the weights beside it can make up for its rounding.
+        """
+        return {}
+
+    def tune(self, block: Block, specs: Mapping[str, PlaneSpec]) -> Mapping[str, Fitted]:
+        """Codes of a block's parts, by part name, found together in the decided formats. Called where `needs` has
+        ``block``; parts that are left out are fitted one by one."""
+        return {}
 
     def fit(self, weight: Tensor, stats: Stats, spec: PlaneSpec) -> Fitted:
         """The codes that lose least in this format. Weight is float32 (rows, cols) and may be overwritten."""

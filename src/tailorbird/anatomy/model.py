@@ -201,12 +201,18 @@ class Model:
         """Some rows of a part's weight, in its stored dtype."""
         return self.weights.read_rows(self._names[part.tensor], start, stop)
 
-    def fill(self, prefix: str, compressed: Mapping[str, Tensor] | None = None) -> None:
-        """Bring the weights of the module at `prefix` in, as float32; `compressed` ones (by part name) in place of
-        the stored."""
-        compressed = compressed or {}
+    def fill(
+        self,
+        prefix: str,
+        compressed: Mapping[str, Tensor] | None = None,
+        replaced: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Bring the weights of the module at `prefix` in, as float32; `compressed` ones (by part name) and `replaced`
+        ones (by tensor name) in place of the stored."""
+        compressed, replaced = compressed or {}, replaced or {}
         for name, owner, leaf in self._leaves(prefix):
             done = compressed.get(name.rpartition(".")[0]) if leaf == "weight" else None
+            done = replaced.get(name) if done is None else done
             value = done if done is not None else self.read(name)
             self._put(owner, leaf, value.float() if value.is_floating_point() else value)
 

@@ -100,6 +100,11 @@ class Partial:
             found[part.name] = BitPlanes.from_arrays(part.shape[0], spec, arrays)
         return found
 
+    def kept(self, piece: Segment) -> dict[str, Tensor]:
+        """The tensors of a finished piece that are stored as they are."""
+        header = read_header(self.folder / piece.file, error=ArtifactError)
+        return {name: read_tensor(header[name], error=ArtifactError) for name in piece.kept}
+
     def finish(self, manifest: Manifest) -> None:
         """Write the manifest and give the folder its name; it still counts as unverified."""
         shutil.rmtree(self.facts / "states", ignore_errors=True)

@@ -39,11 +39,16 @@ class PieceBar(Progress):
         if self.bars and self.task is not None:
             self.bars.update(self.task, description=stage)
 
+    def within(self, done: int, total: int) -> None:
+        """Move on by a part of a piece."""
+        if self.bars:
+            self.bars.update(self.task, completed=self.done + done / total)
+
     def advance(self, piece: str) -> None:
         """Move on by a piece; without a terminal, print a line."""
         self.done += 1
         if self.bars:
-            self.bars.advance(self.task)
+            self.bars.update(self.task, completed=self.done)
         else:
             say(f"[{self.done}/{self.pieces}] {piece} ({time.perf_counter() - self.start:.0f} s)")
 

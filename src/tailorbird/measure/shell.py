@@ -6,12 +6,13 @@ positions or scaling is written down here a second time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from tailorbird.anatomy import Model
 
@@ -57,12 +58,20 @@ class Shell:
         self.calls[tuple(ids.shape)] = seen
         return first[0]
 
-    def run(self, index: int, hidden: Tensor) -> Tensor:
-        """Block `index`, whose weights are in place, on hidden states (batch, length, width)."""
+    def run(self, index: int, hidden: Tensor, replaced: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Block `index`, whose weights are in place, on hidden states (batch, length, width).
+
+        Args:
+            index: which block.
+            hidden: what it reads.
+            replaced: tensors in place of its own, by their names in the model; the output is differentiable in them.
+        """
+        name = self.model.blocks[index]
+        inner = {key[len(name) + 1 :] if name else key: tensor for key, tensor in (replaced or {}).items()}
         if not self.model.anatomy.blocks:
-            return torch.as_tensor(self.blocks[0](hidden))
+            return torch.as_tensor(functional_call(self.blocks[0], inner, (hidden,)))
         args, kwargs = self.calls[tuple(hidden.shape[:2])][index]
-        out = self.blocks[index](hidden, *args, **kwargs)
+        out = functional_call(self.blocks[index], inner, (hidden, *args), kwargs)
         return torch.as_tensor(out[0] if isinstance(out, tuple) else out)
 
     def leave(self, hidden: Tensor) -> Tensor:

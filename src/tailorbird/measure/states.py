@@ -38,6 +38,7 @@ class States:
         return raw.view(self.dtypes[i]).view(self.shapes[i])
 
     def __setitem__(self, i: int, tensor: Tensor) -> None:
+        self.shapes[i], self.dtypes[i] = tuple(tensor.shape), tensor.dtype
         if not self.spilled:
             self._memory[i] = tensor
             return

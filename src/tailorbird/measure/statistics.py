@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from tailorbird.errors import DataError
 from tailorbird.fit.hessian import sweep_factor
 
-Need = str  # "gram" or "inputs"
+# ``gram``, ``inputs``: of every part, see `Stats`. ``block``: the block as a whole, with which `Method.transform` and
+# `Method.tune` are called. ``reference``: what the uncompressed model has behind the block, too.
+Need = str
 SAMPLE = 1024
 
 

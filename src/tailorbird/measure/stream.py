@@ -6,13 +6,15 @@ compressed weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from tailorbird.anatomy import Model, Part
+from tailorbird.measure.block import Block
 from tailorbird.measure.shell import Rows, Shell
 from tailorbird.measure.states import States
 from tailorbird.measure.statistics import Collector, Need, Stats
@@ -26,19 +28,40 @@ class Stream:
         batches: token ids (batch, length) each; for a module from memory its input tensors.
         rows: embedding rows by id, uncompressed or compressed.
         folder: where states go that are too large for memory.
+        reference: uncompressed embedding rows by id, where the hidden states of the uncompressed model are wanted too.
     """
 
-    def __init__(self, model: Model, batches: Sequence[Tensor], rows: Rows, folder: Path) -> None:
+    def __init__(
+        self, model: Model, batches: Sequence[Tensor], rows: Rows, folder: Path, reference: Rows | None = None
+    ) -> None:
         self.model = model
         self.shell = Shell(model)
         self.tokens = sum(batch.shape[0] * (batch.shape[1] if batch.dim() > 1 else 1) for batch in batches)
         with torch.no_grad():
             self.states = States([self.shell.enter(batch, rows) for batch in batches], folder)
+            self.targets: States | None = None
+            if reference:
+                self.targets = States([self.shell.enter(batch, reference) for batch in batches], folder / "reference")
 
     @torch.no_grad()
-    def measure(self, index: int, parts: Sequence[Part], needs: frozenset[Need]) -> dict[str, Stats]:
-        """Statistics of the inputs of a block's parts; the block's original weights are read and left in place."""
-        self.model.fill(self.model.blocks[index])
+    def aim(self, index: int) -> None:
+        """Move the uncompressed model's states, where they are wanted, behind a block."""
+        if self.targets is not None:
+            self.model.fill(self.model.blocks[index])
+            for i in range(len(self.targets)):
+                self.targets[i] = self.shell.run(index, self.targets[i])
+
+    @torch.no_grad()
+    def measure(
+        self,
+        index: int,
+        parts: Sequence[Part],
+        needs: frozenset[Need],
+        replaced: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Stats]:
+        """Statistics of the inputs of a block's parts; the block's original weights, some of them `replaced` (by
+        tensor name), are read and left in place."""
+        self.model.fill(self.model.blocks[index], replaced=replaced)
         modules = {part.name: self.model.module.get_submodule(part.name) for part in parts}
         with Collector(modules, needs, self.tokens) as collector:
             for i in range(len(self.states)):
@@ -46,11 +69,28 @@ class Stream:
                 self.shell.run(index, self.states[i])
         return {part.name: collector.of(part.name) for part in parts}
 
+    def block(
+        self,
+        index: int,
+        parts: Sequence[Part],
+        stats: Mapping[str, Stats],
+        kept: Mapping[str, Tensor],
+        seed: int,
+        told: Callable[[int, int], None],
+    ) -> Block:
+        """A block as a method sees it; `measure` has put its weights in place."""
+        weights = {part.name: self.model.weight(part) for part in parts}
+        forward = partial(self.shell.run, index)
+        return Block(index, parts, weights, kept, stats, self.states, self.targets or (), seed, forward, told)
+
     @torch.no_grad()
-    def advance(self, index: int, compressed: Mapping[str, Tensor]) -> None:
-        """Move the states behind a block whose parts have these weights (by part name), and let the block go."""
+    def advance(
+        self, index: int, compressed: Mapping[str, Tensor], replaced: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Move the states behind a block whose parts have these weights (by part name), some other tensors `replaced`
+        (by tensor name), and let the block go."""
         name = self.model.blocks[index]
-        self.model.fill(name, compressed)
+        self.model.fill(name, compressed, replaced)
         if self.model.anatomy.blocks:
             for i in range(len(self.states)):
                 self.states[i] = self.shell.run(index, self.states[i])

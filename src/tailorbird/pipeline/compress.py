@@ -89,7 +89,7 @@ def compress(
     partial = Partial(out, _identity(job, data_in, seed), resume)
     clock: dict[str, float] = {}
     if not partial.named:
-        weights = _fitted(job, data_in, partial, progress, clock)
+        weights = _fitted(job, data_in, partial, seed, progress, clock)
         _finish(job, partial, weights)
     if not partial.verified:
         with progress.stage("verify", clock):
@@ -117,10 +117,10 @@ def _identity(job: Prepared, data: Calibration, seed: int) -> dict[str, Any]:
 
 
 def _fitted(
-    job: Prepared, data: Calibration, partial: Partial, progress: Progress, clock: dict[str, float]
+    job: Prepared, data: Calibration, partial: Partial, seed: int, progress: Progress, clock: dict[str, float]
 ) -> dict[str, str]:
     try:
-        return _run(job, data, partial, progress, clock)
+        return _run(job, data, partial, seed, progress, clock)
     except TailorbirdError:
         partial.abandon()
         raise
@@ -128,7 +128,7 @@ def _fitted(
 
 @torch.no_grad()
 def _run(
-    job: Prepared, data: Calibration, partial: Partial, progress: Progress, clock: dict[str, float]
+    job: Prepared, data: Calibration, partial: Partial, seed: int, progress: Progress, clock: dict[str, float]
 ) -> dict[str, str]:
     """Fit every piece that is not finished; returns the digests of the fitted weights."""
     torch.manual_seed(0)
@@ -139,17 +139,22 @@ def _run(
     for piece in job.pieces:
         if measured and stream is None and (piece.block is not None or not job.model.anatomy.blocks):
             stream = _stream(job, data, partial)
+        if stream is not None and piece.block is not None:
+            with progress.stage("measure", clock):
+                stream.aim(piece.block)
         if not partial.done(piece):
-            planes, facts = fit_piece(job, piece, stream, progress, clock)
+            fitted = fit_piece(job, piece, stream, seed, progress, clock)
+            planes = fitted.planes
             with progress.stage("pack", clock):
-                partial.write(piece, planes, {name: job.kept[name] for name in piece.kept}, facts)
+                partial.write(piece, planes, fitted.kept, fitted.facts)
+            del fitted
         else:
             planes = partial.planes(piece) if stream is not None and piece.block is not None else {}
         if stream is not None and piece.block is not None:
             with progress.stage("measure", clock):
                 # The original weights go before the compressed ones come.
                 job.model.drop(job.model.blocks[piece.block])
-                stream.advance(piece.block, {name: p.dequantize() for name, p in planes.items()})
+                stream.advance(piece.block, {name: p.dequantize() for name, p in planes.items()}, partial.kept(piece))
         weights |= {name: fact["digest"] for name, fact in partial.facts_of(piece).items()}
         give_back()
         progress.advance(piece.file)
@@ -158,7 +163,9 @@ def _run(
 
 def _stream(job: Prepared, data: Calibration, partial: Partial) -> Stream:
     """Calibration data in front of the first block, through the compressed embedding where that is fitted first."""
-    return Stream(job.model, data.batches, _embedding(job, data, partial), partial.folder / "work" / "states")
+    reference = original_rows(job, data) if "reference" in job.method.needs else None
+    folder = partial.folder / "work" / "states"
+    return Stream(job.model, data.batches, _embedding(job, data, partial), folder, reference)
 
 
 def _embedding(job: Prepared, data: Calibration, partial: Partial) -> Callable[[Tensor], Tensor]:

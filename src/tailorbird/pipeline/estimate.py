@@ -83,8 +83,9 @@ def estimate(job: Prepared, tokens: int, evaluated: int = 0) -> Estimate:
 
 
 def _measuring(job: Prepared, inner: list[Part], tokens: int, rate: float) -> float:
-    """Two forward passes of every block, and the products of the Gram matrices."""
-    products = 2 * 2.0 * tokens * sum(part.numel * part.uses for part in inner) / FORWARD
+    """Two forward passes of every block, three with the uncompressed model's, and the products of the Gram matrices."""
+    runs = 2 + ("reference" in job.method.needs)
+    products = runs * 2.0 * tokens * sum(part.numel * part.uses for part in inner) / FORWARD
     if "gram" in job.method.needs:
         products += 2.0 * tokens * sum(cols**2 for _, cols in _inputs(job.plan.parts))
     return products / rate
@@ -153,6 +154,7 @@ def _memory(job: Prepared, inner: list[Part], tokens: int) -> int:
     """The larger of the two peaks: measuring and fitting a block, or fitting the largest part outside the blocks."""
     needs = job.method.needs
     states = min(SPILL_BYTES, 4 * tokens * max((part.shape[1] for part in inner), default=0)) if needs else 0
+    states *= 1 + ("reference" in needs)
     kept = sum(tensor.numel() * tensor.element_size() for tensor in job.kept.values())
     blocks: dict[int | None, int] = {}
     grams: dict[int | None, int] = {}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +14,9 @@ from torch import Tensor
 from tailorbird.anatomy import Part
 from tailorbird.artifact.layout import Segment
 from tailorbird.artifact.manifest import weight_digest
-from tailorbird.formats import BitPlanes
+from tailorbird.fit.sweep import Fitted
+from tailorbird.formats import BitPlanes, PlaneSpec
+from tailorbird.measure.block import Block
 from tailorbird.measure.statistics import Stats
 from tailorbird.measure.stream import Stream
 from tailorbird.pipeline.prepare import Prepared
@@ -21,23 +26,101 @@ from tailorbird.pipeline.progress import Progress
 CHUNK = 2**22
 
 
-def fit_piece(
-    job: Prepared, piece: Segment, stream: Stream | None, progress: Progress, clock: dict[str, float]
-) -> tuple[dict[str, BitPlanes], dict[str, dict[str, Any]]]:
-    """Fit the parts of a piece.
+@dataclass
+class FittedPiece:
+    """What is written of a piece.
 
-    Returns:
-        Packed weights and facts (error, seconds, bytes, digest) by part name.
+    Attributes:
+        planes: packed weights by part name.
+        kept: tensors stored as they are, by tensor name.
+        facts: error, seconds, bytes and digest by part name.
     """
+
+    planes: dict[str, BitPlanes]
+    kept: dict[str, Tensor]
+    facts: dict[str, dict[str, Any]]
+
+
+def fit_piece(
+    job: Prepared, piece: Segment, stream: Stream | None, seed: int, progress: Progress, clock: dict[str, float]
+) -> FittedPiece:
+    """Fit the parts of a piece; `seed` is the job's."""
     with progress.stage("measure", clock):
         stats = statistics(job, piece, stream)
-    planes: dict[str, BitPlanes] = {}
-    facts: dict[str, dict[str, Any]] = {}
+    found = FittedPiece({}, {name: job.kept[name] for name in piece.kept}, {})
+    if stream is not None and piece.block is not None and "block" in job.method.needs:
+        _fit_block(job, piece, stream, stats, found, seed, progress, clock)
+        return found
     for part in piece.parts:
         with progress.stage("fit", clock):
+            start = time.perf_counter()
             # Statistics and the original weight go as soon as they were used; the stream fills the block anew.
-            planes[part.name], facts[part.name] = _fit(job, part, stats.pop(part.name, Stats()))
-    return planes, facts
+            mine = stats.pop(part.name, Stats())
+            weight = job.model.weight(part)
+            mine = _some(job, part, mine)
+            fitted = job.method.fit(weight, mine, _decide(job, part, weight, mine))
+            del weight
+            job.model.drop(part.name)
+            _pack(job, part, fitted, mine, found, start)
+    return found
+
+
+def _fit_block(
+    job: Prepared,
+    piece: Segment,
+    stream: Stream,
+    stats: dict[str, Stats],
+    found: FittedPiece,
+    seed: int,
+    progress: Progress,
+    clock: dict[str, float],
+) -> None:
+    """Fit the parts of a block that the method sees as a whole."""
+    index = piece.block
+    assert index is not None
+
+    def seen() -> Block:
+        return stream.block(index, piece.parts, stats, found.kept, _seed(seed, index), progress.within)
+
+    with progress.stage("transform", clock):
+        replaced = _checked(job.method.transform(seen()), piece, found.kept)
+    if replaced:
+        found.kept |= {name: tensor for name, tensor in replaced.items() if name in found.kept}
+        with progress.stage("measure", clock):
+            stats = stream.measure(index, piece.parts, job.method.needs, replaced)
+    with progress.stage("fit", clock):
+        start = time.perf_counter()
+        block = seen()
+        specs = {part.name: _decide(job, part, block.weights[part.name], stats[part.name]) for part in piece.parts}
+        tuned = job.method.tune(block, specs)
+        # The time of all together goes to each by its size.
+        pace = (time.perf_counter() - start) / sum(part.numel for part in piece.parts)
+        for part in piece.parts:
+            start = time.perf_counter() - pace * part.numel
+            mine, weight = stats[part.name], replaced.get(part.tensor)
+            # A fit may overwrite the weight in place, but not the one its error is measured against.
+            own = block.weights[part.name] if weight is None else weight.clone()
+            fitted = tuned.get(part.name) or job.method.fit(own, mine, specs[part.name])
+            _pack(job, part, fitted, mine, found, start, weight)
+
+
+def _seed(seed: int, block: int) -> int:
+    """A seed of its own for every block of a job, whether earlier blocks were made in this process or not."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {block}".encode()).digest()[:7], "big")
+
+
+def _checked(replaced: Mapping[str, Tensor], piece: Segment, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a transform gave, if it fits into what is stored.
+
+    Raises:
+        ValueError: a tensor is not the block's, or has another shape or dtype.
+    """
+    shapes = {part.tensor: part.shape for part in piece.parts} | {name: tuple(kept[name].shape) for name in piece.kept}
+    for name, tensor in replaced.items():
+        dtype = kept[name].dtype if name in kept else torch.float32
+        if shapes.get(name) != tuple(tensor.shape) or tensor.dtype != dtype:
+            raise ValueError(f"a transform gave {name} as {tensor.dtype} {tuple(tensor.shape)}")
+    return dict(replaced)
 
 
 def statistics(job: Prepared, piece: Segment, stream: Stream | None) -> dict[str, Stats]:
@@ -49,38 +132,52 @@ def statistics(job: Prepared, piece: Segment, stream: Stream | None) -> dict[str
     return dict.fromkeys((part.name for part in piece.parts), stream.head_inputs(job.method.needs))
 
 
-def _fit(job: Prepared, part: Part, stats: Stats) -> tuple[BitPlanes, dict[str, Any]]:
-    start = time.perf_counter()
-    weight = job.model.weight(part)
+def _some(job: Prepared, part: Part, stats: Stats) -> Stats:
+    """Inputs that are all alike, where a method needs statistics and a part has none."""
     if job.method.needs and stats.gram is None and stats.inputs is None:
-        stats = Stats(torch.eye(part.shape[1]), torch.eye(part.shape[1]), part.shape[1])
+        return Stats(torch.eye(part.shape[1]), torch.eye(part.shape[1]), part.shape[1])
+    return stats
+
+
+def _decide(job: Prepared, part: Part, weight: Tensor, stats: Stats) -> PlaneSpec:
+    """The method's inner choice, where plan and target leave it one."""
     planned = job.plan.specs[part.name]
     # A plan given by hand keeps bits written group by group; one number leaves the inner choice to the method.
     fixed = job.given and len(set(planned.bits)) > 1
     fixed |= job.rules.tied(part)
     spec = planned if fixed else job.method.decide(weight, stats, planned)
     if BitPlanes.plan(part.shape[0], spec).nbytes > job.plan.part_bytes(part) or not job.rules.allows(part, spec):
-        spec = planned
-    fitted = job.method.fit(weight, stats, spec)
-    del weight
-    job.model.drop(part.name)
+        return planned
+    return spec
+
+
+def _pack(
+    job: Prepared,
+    part: Part,
+    fitted: Fitted,
+    stats: Stats,
+    found: FittedPiece,
+    start: float,
+    weight: Tensor | None = None,
+) -> None:
+    """Pack a part; `weight` is what was fitted where it is not the original's."""
     planes = fitted.pack()
-    facts = {
-        "error": _error(job, part, planes, stats),
+    found.planes[part.name] = planes
+    found.facts[part.name] = {
+        "error": _error(job, part, planes, stats, weight),
         "bytes": planes.nbytes,
         "digest": weight_digest([fitted.codes], fitted.grid),
         "seconds": time.perf_counter() - start,
     }
-    return planes, facts
 
 
-def _error(job: Prepared, part: Part, planes: BitPlanes, stats: Stats) -> float:
+def _error(job: Prepared, part: Part, planes: BitPlanes, stats: Stats, fitted: Tensor | None) -> float:
     """Relative output error trace(dW H dW^T) / trace(W H W^T); H = I without statistics."""
     lost, whole = 0.0, 0.0
     step = max(1, CHUNK // part.shape[1])
     for low in range(0, part.shape[0], step):
         high = min(low + step, part.shape[0])
-        weight = job.model.read_rows(part, low, high).float()
+        weight = job.model.read_rows(part, low, high).float() if fitted is None else fitted[low:high]
         lost += _energy(weight - planes.dequantize(low, high), stats.gram)
         whole += _energy(weight, stats.gram)
     return lost / whole if whole else 0.0

@@ -16,6 +16,9 @@ class Progress:
     def enter(self, stage: str) -> None:
         """A stage begins."""
 
+    def within(self, done: int, total: int) -> None:
+        """So many steps of the piece that is worked on are done."""
+
     def advance(self, piece: str) -> None:
         """A piece is finished."""
 

@@ -95,6 +95,7 @@ def _fitted(
     told: Told,
 ) -> Blocks:
     job = prepare(original, plan=replace(artifact.plan, method="gptq", options=_rotation(artifact)))
+    _check_kept(artifact, job.kept)
     batches = calibration(job, **windows)
     stream: Stream | None = None
     found: Blocks = {}
@@ -125,6 +126,16 @@ def _rotation(artifact: Artifact) -> dict[str, Any]:
             hint="export without the original's weights, or compress with rotate=hadamard",
         )
     return options
+
+
+def _check_kept(artifact: Artifact, kept: Mapping[str, Tensor]) -> None:
+    """Raise UsageError where a method changed norms and the weights beside them together."""
+    for name, tensor in kept.items():
+        if not torch.equal(artifact.read(name), tensor):
+            raise UsageError(
+                f"{artifact.folder}: {name} is not the original's: the method changed it together with the weights",
+                hint="export the artifact as it is, without fitting the original anew",
+            )
 
 
 def _fit(weight: Tensor, kind: BlockType, stats: Stats) -> Tensor:
