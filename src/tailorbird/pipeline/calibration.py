@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,3 +59,13 @@ def _digested(batches: Sequence[Tensor]) -> Calibration:
         digest.update(repr((batch.dtype, tuple(batch.shape))).encode())
         digest.update(raw_bytes(batch))
     return Calibration(batches, digest.hexdigest())
+
+
+def original_rows(job: Prepared, data: Calibration) -> Callable[[Tensor], Tensor]:
+    """Uncompressed embedding rows by token id; only those the data use are read."""
+    name = job.model.anatomy.embedding
+    if not name:
+        return lambda ids: ids
+    used = torch.unique(torch.cat([batch.reshape(-1) for batch in data.batches]))
+    table = job.model.gather(f"{name}.weight", used).float()
+    return lambda ids: table[torch.searchsorted(used, ids)]

@@ -128,7 +128,7 @@ def prepare(
     model = turned(model, chosen)
     asked = Budget.parse(budget if budget is not None else ([] if plan else DEFAULT_BUDGET))
     pieces = segments(model)
-    kept = {name: narrowed(model.read(name)) for piece in pieces for name in piece.kept}
+    kept = kept_of(model, pieces)
     files = _files(checkpoint, model)
     rules = targets.find(target).rules(model.parts) if target else FREE
     begun = Plan(method, chosen.options(), model.parts, _given(plan, model) if plan else {})
@@ -234,6 +234,11 @@ def _given(plan: Plan, model: Model) -> dict[str, PlaneSpec]:
             f"the plan is not for {model.source}: part {odd!r} differs", hint="make one with --dry-run --json"
         )
     return dict(plan.specs)
+
+
+def kept_of(model: Model, pieces: Iterable[Segment]) -> dict[str, Tensor]:
+    """The tensors stored as they are, ready to write."""
+    return {name: narrowed(model.read(name)) for piece in pieces for name in piece.kept}
 
 
 def turned(model: Model, method: Method) -> Model:

@@ -31,8 +31,7 @@ from tailorbird.formats.safetensors_header import TensorInfo, read_header
 from tailorbird.formats.safetensors_write import write
 from tailorbird.measure.statistics import Stats
 from tailorbird.measure.stream import Stream
-from tailorbird.pipeline.calibration import calibration
-from tailorbird.pipeline.compress import original_rows
+from tailorbird.pipeline.calibration import calibration, original_rows
 from tailorbird.pipeline.memory import give_back
 from tailorbird.pipeline.pieces import statistics
 from tailorbird.pipeline.prepare import prepare

@@ -1,7 +1,7 @@
 """Learning a rotation by Cayley SGD (SpinQuant, arXiv 2405.16406).
 
-What is minimised is the error that rounding the rotated weights is expected to cause at the layers' outputs. A group whose
-range is r rounds with errors of variance proportional to r^2, independent of each other, so that a layer loses
+What is minimised is the error that rounding the rotated weights is expected to cause at the layers' outputs. A group
+whose range is r rounds with errors of variance proportional to r^2, independent of each other, so that a layer loses
 
     sum over rows and groups of r^2 * sum over the group's columns of mean x^2,
 
@@ -84,7 +84,8 @@ def _expected(weight: Tensor, power: Tensor, group_size: int) -> Tensor:
 def learn(terms: Sequence[Term], order: int, steps: int = STEPS, rate: float = RATE) -> Tensor:
     """The rotation, float64 (order, order), under which the terms' mean is least; it begins at the identity.
 
-    The logarithm of the mean is what descends, so that the rate means the same for every model; it falls along a cosine.
+    The logarithm of the mean is what descends, so that the rate means the same for every model; the rate falls along a
+    cosine.
     """
 
     def loss(turn: Tensor) -> Tensor:
@@ -110,7 +111,7 @@ def cayley(turn: Tensor, gradient: Tensor, rate: float) -> Tensor:
     size = float(torch.linalg.matrix_norm(skew, 1))
     step = min(rate, 1 / size) / 2 * skew if size else skew
     one = torch.eye(len(turn), dtype=turn.dtype)
-    return torch.linalg.solve(one + step, (one - step) @ turn)
+    return torch.as_tensor(torch.linalg.solve(one + step, (one - step) @ turn))
 
 
 def _gradient(loss: Callable[[Tensor], Tensor], turn: Tensor) -> tuple[float, Tensor]:
