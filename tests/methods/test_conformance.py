@@ -53,7 +53,7 @@ def test_it_says_what_it_is(kind: type[Method]) -> None:
     assert find(kind.name) is kind
     assert kind.title and kind.paper and kind.status
     assert kind.__doc__
-    assert kind.needs <= {"gram", "inputs"}
+    assert kind.needs <= {"gram", "inputs", "block", "reference"}
 
 
 @METHODS

@@ -14,13 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tailorbird.fit.groups import minmax
+from tailorbird.fit.rounding import CHUNK, nearest, ranges
 from tailorbird.fit.sweep import Fitted
 from tailorbird.formats.grid import Grid
 from tailorbird.formats.spec import PlaneSpec
-
-# Numbers worked on at once; they stay in the processor's cache.
-CHUNK = 2**18
 
 
 @dataclass(frozen=True)
@@ -53,45 +50,36 @@ class HalfQuadratic:
 
     def _rows(self, rows: Tensor, spec: PlaneSpec) -> Fitted:
         groups = rows.view(len(rows), -1, spec.group_size)
-        top = torch.tensor([2.0**bits - 1 for bits in spec.bits])[:, None]
-        fits = [minmax(groups[:, g].T, bits, spec.offset) for g, bits in enumerate(spec.bits)]
-        start = torch.stack([offset for _, offset in fits], 1)
-        grid = Grid.store(torch.stack([scale for scale, _ in fits], 1), start, spec)
+        first, start = ranges(groups, spec)
+        grid = Grid.store(first, start, spec)
         if spec.offset == "float":
             scale = grid.values()[0]
-            solved = Grid.store(scale, self.solve(groups, scale, start, top), spec)
-            grid = _better(groups, grid, solved, top)
-        codes, _ = _nearest(groups, *grid.values(), top)
+            grid = _better(groups, grid, Grid.store(scale, self.solve(groups, scale, start, spec), spec))
+        codes, _ = nearest(groups, *grid.values(), spec)
         return Fitted(codes.view(rows.shape).to(torch.uint8), grid)
 
-    def solve(self, groups: Tensor, scale: Tensor, offset: Tensor, top: Tensor) -> Tensor:
-        """Offsets (rows, groups) for weights (rows, groups, size), given scales, first offsets and the largest codes
-        (groups, 1)."""
+    def solve(self, groups: Tensor, scale: Tensor, offset: Tensor, spec: PlaneSpec) -> Tensor:
+        """Offsets (rows, groups) for weights (rows, groups, size), given scales and first offsets."""
         beta, least, best = self.beta, float("inf"), offset
         for _ in range(self.rounds + 1):
-            codes, error = _nearest(groups, scale, offset, top)
+            codes, values = nearest(groups, scale, offset, spec)
+            error = values.neg_().add_(groups)
             magnitude = error.abs()
             mean = float(magnitude.mean())
             if mean >= least:
                 break
             least, best = mean, offset
-            shrunk = error.sign() * (magnitude - magnitude.pow(self.norm - 1).div_(beta)).clamp_(min=0)
+            shrunk = error.sign_().mul_((magnitude - magnitude.pow(self.norm - 1).div_(beta)).clamp_(min=0))
             offset = (groups - shrunk).sub_(codes.mul_(scale[:, :, None])).mean(2)
             beta *= self.growth
         return best
 
 
-def _nearest(groups: Tensor, scale: Tensor, offset: Tensor, top: Tensor) -> tuple[Tensor, Tensor]:
-    """Nearest codes, as floats, and what is left of the weights, both (rows, groups, size)."""
-    scale, offset = scale[:, :, None], offset[:, :, None]
-    codes = torch.minimum((groups - offset).div_(scale).round_().clamp_(min=0), top)
-    return codes, torch.addcmul(offset, codes, scale).sub_(groups).neg_()
-
-
-def _better(groups: Tensor, one: Grid, other: Grid, top: Tensor) -> Grid:
+def _better(groups: Tensor, one: Grid, other: Grid) -> Grid:
     """Of two grids the one with the smaller mean |error|, row by row."""
-    first, second = (_nearest(groups, *grid.values(), top)[1].abs().mean((1, 2)) for grid in (one, other))
-    rows = torch.nonzero(second < first)[:, 0]
-    return Grid(
-        one.spec, {name: array.index_copy(0, rows, other.arrays[name][rows]) for name, array in one.arrays.items()}
+    first, second = (
+        (nearest(groups, *grid.values(), one.spec)[1] - groups).abs().mean((1, 2)) for grid in (one, other)
     )
+    rows = torch.nonzero(second < first)[:, 0]
+    arrays = {name: array.index_copy(0, rows, other.arrays[name][rows]) for name, array in one.arrays.items()}
+    return Grid(one.spec, arrays)
