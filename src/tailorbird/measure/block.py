@@ -71,7 +71,7 @@ class Block:
             i: which batch.
             weights: in place of the parts' own, by part name; parts that are left out keep theirs.
             kept: in place of other tensors, by tensor name.
-            inputs: hidden states in place of the batch's own, of the same shape.
+            inputs: hidden states in place of the batch's own, of the same shape or that of its first window.
 
         Returns:
             float32 (batch, length, width).

@@ -40,6 +40,8 @@ class Stream:
         self.tokens = sum(batch.shape[0] * (batch.shape[1] if batch.dim() > 1 else 1) for batch in batches)
         with torch.no_grad():
             self.states = States([self.shell.enter(batch, rows) for batch in batches], folder)
+            # So that a method can run the first window alone.
+            self.shell.enter(batches[0][:1], rows)
             self.targets: States | None = None
             if reference:
                 self.targets = States([self.shell.enter(batch, reference) for batch in batches], folder / "reference")

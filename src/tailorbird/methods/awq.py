@@ -24,6 +24,7 @@ from tailorbird.errors import UsageError
 from tailorbird.fit.clip import clipped
 from tailorbird.fit.groups import minmax
 from tailorbird.fit.rounding import rounded
+from tailorbird.fit.search import CLIPS, RangeSearch
 from tailorbird.fit.sweep import Fitted, sweep
 from tailorbird.formats import PlaneSpec
 from tailorbird.measure.block import Block
@@ -41,7 +42,7 @@ class AWQ(Method):
     Attributes:
         grid: ratios that are tried: 0, 1 / grid, ... below 1; 1 leaves scales alone.
         clip: search the ranges.
-        compensate: feed errors to later columns (GPTQ) instead of rounding.
+        compensate: feed errors to later columns (GPTQ) instead of rounding, with ranges searched in the sweep.
         damp: part of the mean Hessian diagonal added to it where errors are fed on.
     """
 
@@ -76,20 +77,21 @@ class AWQ(Method):
         scored = block.wiring.scored if block.wiring else ()
         whole = [part for part in block.parts if part.name.removeprefix(f"{block.name}.") in scored]
         return {
-            part.name: self._rounded(block.weights[part.name].clone(), block.stats[part.name], specs[part.name])
+            part.name: self._fit(block.weights[part.name].clone(), block.stats[part.name], specs[part.name], False)
             for part in whole
         }
 
     def fit(self, weight: Tensor, stats: Stats, spec: PlaneSpec) -> Fitted:
-        """Clip, then round."""
-        return self._rounded(clipped(weight, measured(stats.gram), spec) if self.clip else weight, stats, spec)
+        """Clip and round."""
+        return self._fit(weight, stats, spec, self.clip)
 
-    def _rounded(self, weight: Tensor, stats: Stats, spec: PlaneSpec) -> Fitted:
+    def _fit(self, weight: Tensor, stats: Stats, spec: PlaneSpec, clip: bool) -> Fitted:
         if not self.compensate:
-            return sweep(weight, spec, minmax)
+            return sweep(clipped(weight, measured(stats.gram), spec) if clip else weight, spec, minmax)
+        # A sweep makes up for what ranges cut off, so that they are chosen as it reaches them.
         upper, dead = stats.factor(self.damp)
         weight[:, dead] = 0
-        return sweep(weight, spec, minmax, upper)
+        return sweep(weight, spec, RangeSearch(CLIPS) if clip else minmax, upper)
 
 
 class _Search:
@@ -163,7 +165,7 @@ class _Search:
 
     def _output(self, given: Mapping[str, Tensor]) -> Tensor:
         kept = {name: tensor for name, tensor in self.changed.items() if name in self.block.kept}
-        return self.block.run(0, self.weights | dict(given), kept=kept)
+        return self.block.run(0, self.weights | dict(given), kept=kept, inputs=self.block.inputs[0][:1])
 
     def _multiply(self, names: Sequence[str], s: Tensor) -> None:
         for name in names:
