@@ -24,9 +24,9 @@ from tailorbird.transform.rotate import Rotated, laid_out, wiring_of
 from tailorbird.transform.rotation import Rotation
 
 # What stands for a whole layer: rows, groups of columns, and tokens.
-ROWS = 256
+ROWS = 128
 GROUPS = 4
-TOKENS = 256
+TOKENS = 128
 NEEDS = frozenset({"inputs"})
 
 
@@ -41,12 +41,13 @@ def learned(job: Prepared, data: Calibration, folder: Path) -> Prepared:
     turn = job.model.weights
     assert isinstance(turn, Rotated)
     stream = Stream(job.model, data.batches, original_rows(job, data), folder)
+    seed = job.method.rotate_seed
     heads, terms = dict(turn.heads), _ends(job, stream) if turn.residual else []
     for index, block in enumerate(job.model.blocks):
         parts = [part for part in job.model.parts if part.block == index]
         stats = stream.measure(index, parts, NEEDS)
         if block in heads:
-            heads[block] = _on(heads[block], _head_terms(job, block, heads[block].order, stats))
+            heads[block] = _on(heads[block], _head_terms(job, block, heads[block].order, stats), seed)
         if turn.residual:
             terms += _block_terms(job, block, stats)
         job.model.drop(block)
@@ -54,15 +55,14 @@ def learned(job: Prepared, data: Calibration, folder: Path) -> Prepared:
     if turn.residual:
         head = [part for part in job.model.parts if part.role == "head" or part.tied]
         terms += [_reader(job, part, stream.head_inputs(NEEDS)) for part in head]
-    residual = _on(turn.residual, terms) if turn.residual else None
+    residual = _on(turn.residual, terms, seed) if turn.residual else None
     model = laid_out(turn.model, residual, heads)
     return replace(job, model=model, kept=kept_of(model, job.pieces))
 
 
-def _on(start: Rotation, terms: Sequence[Term]) -> Rotation:
+def _on(start: Rotation, terms: Sequence[Term], seed: int) -> Rotation:
     """A rotation, and what is learned on top of it."""
-    with torch.enable_grad():
-        return Rotation.dense(start.matrix() @ learn(terms, start.order))
+    return Rotation.dense(start.matrix() @ learn(terms, start.order, seed))
 
 
 def _ends(job: Prepared, stream: Stream) -> list[Term]:
@@ -71,7 +71,7 @@ def _ends(job: Prepared, stream: Stream) -> list[Term]:
     if part.tied:
         return []
     rows = job.model.gather(part.tensor, _even(part.shape[0], ROWS))
-    return [Reader(rows.double(), None, _size(job, part, part.shape[1]))]
+    return [Reader(rows.float(), None, _size(job, part, part.shape[1]))]
 
 
 def _block_terms(job: Prepared, block: str, stats: dict[str, Stats]) -> list[Term]:
@@ -84,7 +84,7 @@ def _block_terms(job: Prepared, block: str, stats: dict[str, Stats]) -> list[Ter
         size = _size(job, part, part.shape[1])
         columns = (_even(part.shape[1] // size, GROUPS)[:, None] * size + torch.arange(size)).flatten()
         inputs = _tokens(stats[part.name])[:, columns]
-        terms.append(Writer(job.model.weight(part)[:, columns].double(), inputs, size))
+        terms.append(Writer(job.model.weight(part)[:, columns], inputs, size))
     return terms
 
 
@@ -94,9 +94,9 @@ def _head_terms(job: Prepared, block: str, order: int, stats: dict[str, Stats]) 
     for names in wiring_of(job.model).values:
         value, output = _parts(job.model, block, names)
         inputs = _tokens(stats[value.name])
-        for rows in torch.split(job.model.weight(value).double(), order):
+        for rows in torch.split(job.model.weight(value), order):
             terms.append(Writer(rows, inputs, _size(job, value, value.shape[1])))
-        weight = job.model.weight(output)[_even(output.shape[0], ROWS)].double()
+        weight = job.model.weight(output)[_even(output.shape[0], ROWS)]
         inputs = _tokens(stats[output.name])
         for columns in torch.split(torch.arange(output.shape[1]), order):
             terms.append(Reader(weight[:, columns], inputs[:, columns], _size(job, output, order)))
@@ -106,8 +106,8 @@ def _head_terms(job: Prepared, block: str, order: int, stats: dict[str, Stats]) 
 def _reader(job: Prepared, part: Part, stats: Stats) -> Reader:
     step = _even(part.shape[0], ROWS)
     placed = job.model.module.get_submodule(part.name).get_parameter("weight")
-    rows = job.model.gather(part.tensor, step) if placed.is_meta else placed.data[step]
-    return Reader(rows.double(), _tokens(stats), _size(job, part, part.shape[1]))
+    rows = job.model.gather(part.tensor, step).float() if placed.is_meta else placed.data[step]
+    return Reader(rows, _tokens(stats), _size(job, part, part.shape[1]))
 
 
 def _parts(model: Model, block: str, names: Sequence[str]) -> list[Part]:
@@ -122,7 +122,7 @@ def _size(job: Prepared, part: Part, within: int) -> int:
 
 def _tokens(stats: Stats) -> Tensor:
     inputs = measured(stats.inputs)
-    return inputs[_even(len(inputs), TOKENS)].double()
+    return inputs[_even(len(inputs), TOKENS)]
 
 
 def _even(count: int, most: int) -> Tensor:

@@ -6,13 +6,13 @@ whose range is r rounds with errors of variance proportional to r^2, independent
     sum over rows and groups of r^2 * sum over the group's columns of mean x^2,
 
 relative to the mean square of its outputs; the number of bits drops out. Some rows (or, of layers that write what is
-rotated, some groups) and some tokens stand for all.
+rotated, some groups) and some tokens stand for all, and at every step some layers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,13 +21,15 @@ from torch import Tensor
 
 RATE = 1.5
 STEPS = 100
+# Layers that a step sees.
+BATCH = 16
 
 
 class Term(Protocol):
     """What one layer loses under a rotation."""
 
     def __call__(self, turn: Tensor) -> Tensor:
-        """Relative expected error, a scalar; `turn` is the rotation, float64 (order, order)."""
+        """Relative expected error, a scalar; `turn` is the rotation (order, order), in the dtype of the weights."""
         ...
 
 
@@ -36,8 +38,8 @@ class Reader:
     """A layer whose inputs are rotated: W R, x R.
 
     Attributes:
-        weight: float64 (rows, order).
-        inputs: float64 (tokens, order); None where every input is one column (an embedding).
+        weight: (rows, order).
+        inputs: (tokens, order); None where every input is one column (an embedding).
         group_size: columns that share a range.
     """
 
@@ -47,6 +49,7 @@ class Reader:
 
     def __call__(self, turn: Tensor) -> Tensor:
         """See `Term`."""
+        turn = turn.to(self.weight.dtype)
         if self.inputs is None:
             power, outputs = torch.ones(len(turn), dtype=turn.dtype), self.weight
         else:
@@ -59,8 +62,8 @@ class Writer:
     """A layer whose outputs are rotated: R^T W.
 
     Attributes:
-        weight: float64 (order, columns), whole groups of columns.
-        inputs: float64 (tokens, columns).
+        weight: (order, columns), whole groups of columns.
+        inputs: (tokens, columns).
         group_size: columns that share a range.
     """
 
@@ -71,7 +74,7 @@ class Writer:
     def __call__(self, turn: Tensor) -> Tensor:
         """See `Term`."""
         outputs = self.inputs @ self.weight.T
-        lost = _expected(turn.T @ self.weight, self.inputs.square().mean(0), self.group_size)
+        lost = _expected(turn.to(self.weight.dtype).T @ self.weight, self.inputs.square().mean(0), self.group_size)
         return lost / outputs.square().sum(1).mean()
 
 
@@ -81,24 +84,32 @@ def _expected(weight: Tensor, power: Tensor, group_size: int) -> Tensor:
     return (reach.square() * power.view(-1, group_size).sum(1)).sum()
 
 
-def learn(terms: Sequence[Term], order: int, steps: int = STEPS, rate: float = RATE) -> Tensor:
-    """The rotation, float64 (order, order), under which the terms' mean is least; it begins at the identity.
+def learn(terms: Sequence[Term], order: int, seed: int = 0, steps: int = STEPS, rate: float = RATE) -> Tensor:
+    """A rotation, float64 (order, order), under which the terms' mean is less than under none.
 
     The logarithm of the mean is what descends, so that the rate means the same for every model; the rate falls along a
     cosine.
+
+    Args:
+        terms: what the layers lose.
+        order: of the rotation.
+        seed: of the choice of layers at every step.
+        steps: how many.
+        rate: of the first step.
     """
-
-    def loss(turn: Tensor) -> Tensor:
-        return torch.stack([term(turn) for term in terms]).mean().log()
-
-    turn = torch.eye(order, dtype=torch.float64)
-    least, best = math.inf, turn
-    for step in range(steps + 1):
-        value, gradient = _gradient(loss, turn)
-        if value < least:
-            least, best = value, turn
+    generator = torch.Generator().manual_seed(seed)
+    start = turn = torch.eye(order, dtype=torch.float64)
+    for step in range(steps):
+        some = torch.randperm(len(terms), generator=generator)[:BATCH].tolist()
+        gradient = _gradient([terms[i] for i in some], turn)
         turn = cayley(turn, gradient, rate * (1 + math.cos(math.pi * step / steps)) / 2)
-    return best
+    with torch.no_grad():
+        return turn if loss(terms, turn) < loss(terms, start) else start
+
+
+def loss(terms: Sequence[Term], turn: Tensor) -> Tensor:
+    """Logarithm of the terms' mean."""
+    return torch.stack([term(turn).double() for term in terms]).mean().log()
 
 
 def cayley(turn: Tensor, gradient: Tensor, rate: float) -> Tensor:
@@ -114,9 +125,7 @@ def cayley(turn: Tensor, gradient: Tensor, rate: float) -> Tensor:
     return torch.as_tensor(torch.linalg.solve(one + step, (one - step) @ turn))
 
 
-def _gradient(loss: Callable[[Tensor], Tensor], turn: Tensor) -> tuple[float, Tensor]:
+def _gradient(terms: Sequence[Term], turn: Tensor) -> Tensor:
     with torch.enable_grad():
         turn = turn.detach().requires_grad_()
-        value = loss(turn)
-        (gradient,) = torch.autograd.grad(value, turn)
-    return float(value.detach()), gradient
+        return torch.autograd.grad(loss(terms, turn), turn)[0]
