@@ -93,6 +93,11 @@ class Method:
         ``block``; parts that are left out are fitted one by one."""
         return {}
 
+    def passes(self, batches: int) -> float:
+        """Forward passes over all calibration data that `transform` and `tune` take for a block, a backward pass
+        counting as two; for an estimate of time. `batches` is how many the data come in."""
+        return 0.0
+
     def fit(self, weight: Tensor, stats: Stats, spec: PlaneSpec) -> Fitted:
         """The codes that lose least in this format. Weight is float32 (rows, cols) and may be overwritten."""
         raise NotImplementedError(f"method {self.name!r} has no fit")

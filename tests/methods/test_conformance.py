@@ -10,12 +10,15 @@ import torch
 
 from tailorbird.anatomy import Part
 from tailorbird.errors import UsageError
+from tailorbird.fit.sweep import Fitted
 from tailorbird.formats import BitPlanes, PlaneSpec
 from tailorbird.formats.grid import Grid
+from tailorbird.measure.block import Block
 from tailorbird.measure.statistics import Stats
 from tailorbird.method import Method, group_of
 from tailorbird.methods import find, methods
 from tailorbird.methods.rtn import RTN
+from tailorbird.tune.learn import block_loss
 
 METHODS = pytest.mark.parametrize("kind", methods().values(), ids=methods())
 # Rows and columns with and without divisors; one row; one group.
@@ -54,6 +57,8 @@ def test_it_says_what_it_is(kind: type[Method]) -> None:
     assert kind.title and kind.paper and kind.status
     assert kind.__doc__
     assert kind.needs <= {"gram", "inputs", "block", "reference"}
+    assert "block" in kind.needs or (kind.tune is Method.tune and kind.transform is Method.transform)
+    assert "reference" not in kind.needs or "block" in kind.needs
 
 
 @METHODS
@@ -128,6 +133,52 @@ def test_mixed_formats_of_an_edited_plan_are_fitted_as_they_are(kind: type[Metho
     spec = PlaneSpec((2, 8, 1, 4), 24, "float", "fp16")
     planes = kind().fit(layer.weight.clone(), stats_of(layer, kind), spec).pack()
     assert planes.spec == spec
+
+
+def tuned(block: Block, method: Method, bits: int) -> dict[str, Fitted]:
+    """A block's parts as the pipeline has them fitted."""
+    specs = {
+        part.name: method.decide(block.weights[part.name], block.stats[part.name], method.spec(part, bits))
+        for part in block.parts
+    }
+    found = dict(method.tune(block, specs)) if "block" in method.needs else {}
+    for name, spec in specs.items():
+        if name not in found:
+            found[name] = method.fit(block.weights[name].clone(), block.stats[name], spec)
+        assert found[name].grid.spec == spec
+    return found
+
+
+@torch.no_grad()
+def lost(block: Block, fitted: dict[str, Fitted]) -> float:
+    weights = {name: one.pack().dequantize() for name, one in fitted.items()}
+    return sum(float(block_loss(block, i, weights)) for i in range(len(block.inputs)))
+
+
+@METHODS
+@pytest.mark.parametrize("bits", [2, 4])
+def test_a_block_loses_no_more_than_by_rounding(kind: type[Method], bits: int, block_of: Any) -> None:
+    method, block = kind(group_size=16), block_of()
+    before = {name: weight.clone() for name, weight in block.weights.items()}
+    found = tuned(block, method, bits)
+    assert all(torch.equal(before[name], weight) for name, weight in block.weights.items())
+    assert lost(block, found) <= 1.02 * lost(block, tuned(block, RTN(group_size=16), bits))
+    for name, one in found.items():
+        assert torch.equal(one.pack().codes(), one.codes), name
+    torch.manual_seed(3)
+    again = tuned(block, method, bits)
+    assert all(torch.equal(again[name].codes, one.codes) for name, one in found.items())
+
+
+@METHODS
+def test_a_transform_changes_no_output(kind: type[Method], block_of: Any) -> None:
+    block = block_of()
+    replaced = kind().transform(block)
+    weights = {name: replaced[f"{name}.weight"] for name in block.weights if f"{name}.weight" in replaced}
+    kept = {name: tensor for name, tensor in replaced.items() if name in block.kept}
+    assert len(weights) + len(kept) == len(replaced)
+    for i in range(len(block.inputs)):
+        assert torch.allclose(block.run(i, weights, kept=kept), block.run(i), rtol=1e-4, atol=1e-4)
 
 
 @METHODS

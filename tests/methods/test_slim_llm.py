@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tailorbird.allocate.salience import mixed, salience, scan
 from tailorbird.errors import UsageError
 from tailorbird.fit.groups import minmax
 from tailorbird.fit.search import RangeSearch
@@ -20,7 +21,7 @@ from tailorbird.measure.statistics import Stats
 from tailorbird.method import Method
 from tailorbird.methods.gptq import GPTQ
 from tailorbird.methods.rtn import RTN
-from tailorbird.methods.slim_llm import SlimLLM, mixed, salience, scan
+from tailorbird.methods.slim_llm import SlimLLM
 
 VARIANTS = [SlimLLM(), SlimLLM(released=True), SlimLLM(search=50, reach=0.1), SlimLLM(diagonal="inverse")]
 IDS = ["default", "released", "paper's search", "paper's salience"]
@@ -73,7 +74,7 @@ def test_decided_bits_have_the_average(planted: Any, method: SlimLLM, bits: int)
 @pytest.mark.parametrize("bits", [2, 3])
 def test_the_planted_group_gets_a_bit_more(planted_wide: Any, method: SlimLLM, bits: int) -> None:
     weight, stats = planted_wide.weight, stats_of(planted_wide)
-    assert int(salience(weight, stats, 128, 0.01, method.diagonal).argmax()) == 1
+    assert int(salience(weight, stats.factor(0.01)[0], 128, method.diagonal).argmax()) == 1
     found = method.decide(weight.clone(), stats, PlaneSpec.uniform(bits, 1024, 128))
     assert found.bits[1] == bits + 1
 
@@ -109,7 +110,7 @@ def test_salience_is_its_formula(layer_of: Any, naive: Any) -> None:
     weight = layer.weight.double()
     for diagonal, d in (("cholesky", upper.diagonal().square()), ("inverse", inverse.diagonal().square())):
         wanted = torch.stack([(weight[:, g : g + 6].square() / d[g : g + 6]).mean() for g in range(0, 24, 6)])
-        found = salience(layer.weight, Stats(layer.gram), 6, 0.01, diagonal)  # type: ignore[arg-type]
+        found = salience(layer.weight, Stats(layer.gram).factor(0.01)[0], 6, diagonal)  # type: ignore[arg-type]
         assert torch.allclose(found.double(), wanted, rtol=1e-3)
 
 

@@ -44,15 +44,15 @@ HERE = verifying.verify
 class Job:
     """One artifact to be made of one model."""
 
-    def __init__(self, work: Path) -> None:
-        self.work = work
+    def __init__(self, work: Path, method: str = "gptq", **options: Any) -> None:
+        self.work, self.method, self.options = work, method, options
         tiny.make_model("untied", work / "model", num_hidden_layers=5)
         tiny.make_text(work / "text.txt")
 
     def run(self, out: str, resume: bool) -> str:
         made = compress(
-            self.work / "model", self.work / out, method="gptq", budget="5bits", data=self.work / "text.txt",
-            samples=16, length=48, resume=resume,
+            self.work / "model", self.work / out, method=self.method, budget="5bits", data=self.work / "text.txt",
+            samples=16, length=48, options=self.options, resume=resume,
         )  # fmt: skip
         assert made.artifact.manifest.verified and len(made.facts) == len(made.artifact.plan.parts)
         return made.artifact.digest
@@ -230,9 +230,10 @@ def main() -> None:
     scenario, work, seed, kills = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     if scenario != "afresh":
         verifying._verify_afresh = HERE
-    job = Job(work)
+    job = Job(work, "autoround", iterations=3) if scenario == "learn" else Job(work)
     found = {
         "kill": lambda: signals(job, seed, kills, signal.SIGKILL),
+        "learn": lambda: signals(job, seed, kills, signal.SIGKILL),
         "interrupt": lambda: signals(job, seed, kills, signal.SIGINT),
         "times": lambda: times(job, seed, kills),
         "afresh": lambda: times(job, seed, kills),

@@ -19,7 +19,16 @@ from tailorbird.pipeline import compress, prepare
 from tailorbird.plan import Plan
 
 FAMILIES = ("llama", "untied", "gemma3", "opt")
-METHODS = ("rtn", "gptq", "slim-llm")
+# A job of each, as short as it gets.
+METHODS: dict[str, dict[str, Any]] = {
+    "rtn": {},
+    "gptq": {},
+    "slim-llm": {"search": 2},
+    "autoround": {"iterations": 2},
+    "omniquant": {"iterations": 2},
+    "slim-llm-plus": {"iterations": 2, "start": "sweep"},
+}
+MIXED = ("slim-llm", "slim-llm-plus")
 SMALL = {"samples": 8, "length": 32}
 
 
@@ -28,13 +37,12 @@ SMALL = {"samples": 8, "length": 32}
 @pytest.mark.parametrize("family", FAMILIES)
 def test_written_is_planned(model_of: Any, text: Path, tmp_path: Path, family: str, method: str) -> None:
     ready = prepare(model_of(family), method, "4bits")
-    options = {"search": 2} if method == "slim-llm" else {}
     result = compress(
-        model_of(family), tmp_path / "a", method=method, budget="4bits", data=text, options=options, **SMALL
+        model_of(family), tmp_path / "a", method=method, budget="4bits", data=text, options=METHODS[method], **SMALL
     )
     written = result.artifact
     stored = sum(path.stat().st_size for path in written.folder.glob("*.safetensors"))
-    assert stored == ready.weight_bytes if method != "slim-llm" else stored <= ready.weight_bytes
+    assert stored == ready.weight_bytes if method not in MIXED else stored <= ready.weight_bytes
     assert written.nbytes <= ready.nbytes
     assert written.bits <= 4
     assert verify(written.folder).digest == written.digest
@@ -121,7 +129,7 @@ def test_an_edited_plan_is_applied(model_of: Any, tmp_path: Path) -> None:
 def test_a_module_with_its_batches(tmp_path: Path, tiny: SimpleNamespace, method: str) -> None:
     module, batches = tiny.make_mlp(), [torch.randn(16, 64, generator=torch.Generator().manual_seed(i)) for i in (1, 2)]
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    result = compress(module, tmp_path / "a", method=method, budget="6bits", data=batches)
+    result = compress(module, tmp_path / "a", method=method, budget="6bits", data=batches, options=METHODS[method])
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
     artifact = Artifact.open(tmp_path / "a")
     assert verify(tmp_path / "a").digest == result.artifact.digest

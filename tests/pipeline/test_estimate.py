@@ -40,9 +40,26 @@ def test_a_method_without_calibration_measures_nothing() -> None:
     assert plain.memory_bytes < measured.memory_bytes
 
 
-@pytest.mark.parametrize("method", ["rtn", "gptq", "slim-llm"])
+@pytest.mark.usefixtures("steady")
+def test_learning_takes_its_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_timed", lambda work: 0.0)
+
+    def fit(batches: int, **options: object) -> float:
+        return estimate(prepare(module(), "autoround", "4bits", options), 1000, 0, batches).seconds["fit"]
+
+    # 3 for each of 10 steps on a tenth of the data; two operations for a weight and token.
+    assert fit(10, iterations=12) - fit(10, iterations=2) > 0.9 * 3 * 10 / 10 * 2 * 1000 * 3 * 64**2 / (0.6 * 1e9)
+    job = prepare(module(), "autoround", "4bits")
+    assert job.method.passes(10) == 3 * 100 / 10 + 5
+    assert prepare(module(), "omniquant", "4bits", {"augmented": True}).method.passes(10) == 4 * 100 / 10 + 10
+    plain = prepare(module(), "gptq", "4bits")
+    assert plain.method.passes(10) == 0
+    assert estimate(job, 1000, 0, 10).memory_bytes > estimate(plain, 1000, 0, 10).memory_bytes
+
+
+@pytest.mark.parametrize("method", ["rtn", "gptq", "slim-llm", "autoround"])
 def test_the_trial_runs_the_method_itself(method: str) -> None:
-    job = prepare(module(), method, "4bits")
+    job = prepare(module(), method, "4bits", {"iterations": 2} if method == "autoround" else None)
     found = estimate(job, 512)
     assert set(found.seconds) == {"measure", "fit", "verify", "evaluate"}
     assert all(seconds >= 0 for seconds in found.seconds.values()) and found.memory_bytes > 0

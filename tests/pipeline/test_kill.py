@@ -33,6 +33,10 @@ def test_a_few_kills(tmp_path: Path) -> None:
     assert len(found["ends"]) >= 5 and set(found["ends"]) == {9}
 
 
+def test_a_few_kills_of_a_method_that_learns(tmp_path: Path) -> None:
+    assert set(_run("learn", tmp_path, seed=5, kills=3)["ends"]) == {9}
+
+
 @pytest.mark.slow
 def test_kills_at_random_moments(tmp_path: Path) -> None:
     found = _run("kill", tmp_path, seed=1, kills=30)

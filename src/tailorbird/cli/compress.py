@@ -127,10 +127,13 @@ def _show_plan(job: Job, this: Session) -> None:
 
 def described(prepared: Prepared, job: Job) -> dict[str, Any]:
     """What ``--dry-run --json`` prints."""
+    from tailorbird.pipeline.calibration import BATCH
     from tailorbird.pipeline.estimate import estimate, smallest
 
     least = smallest(prepared)
-    need = estimate(prepared, job.samples * job.length, job.eval_tokens if job.evaluate else 0)
+    need = estimate(
+        prepared, job.samples * job.length, job.eval_tokens if job.evaluate else 0, -(-job.samples // BATCH)
+    )
     return {
         "model": job.model,
         "method": prepared.method.name,

@@ -20,6 +20,12 @@ NORM = 2.4
 CLIPS = tuple(1 - k / 20 for k in range(1, 11))
 
 
+def ratios(steps: int, reach: float) -> list[float]:
+    """Multiples of a range: `steps` equal steps up to 1 + reach and as many down to 1 - reach."""
+    changes = [reach * k / steps for k in range(1, steps + 1)]
+    return [1 + change for change in changes] + [1 - change for change in changes]
+
+
 @dataclass(frozen=True)
 class RangeSearch:
     """A group fitter that tries ``ratio * [min, max]`` for every ratio; 1 is always tried, so it never loses to

@@ -54,6 +54,7 @@ def sweep(
     upper: Tensor | None = None,
     static_groups: bool = False,
     order: Tensor | None = None,
+    met: Tensor | None = None,
 ) -> Fitted:
     """Quantise a weight, feeding the error of each column to the later ones.
 
@@ -66,6 +67,8 @@ def sweep(
             reaches it.
         order: sweep order of the columns, int64 (cols,). With `static_groups` codes come back in the weight's own
             order, otherwise in sweep order (the format then stores the permutation).
+        met: filled with the weight as the sweep met it, float32 (rows, cols) in sweep order: rounding that to the grid
+            gives the codes.
 
     Returns:
         codes and grid; with a stored column order, that order.
@@ -79,6 +82,8 @@ def sweep(
         error += chunk.run(upper, order if static_groups else None)
         codes[start : start + ROW_CHUNK] = chunk.codes.T
         grids.append(chunk.grid())
+        if met is not None:
+            met[start : start + ROW_CHUNK] = chunk.w.T
     stored_order = order.to(torch.int32) if order is not None and spec.column_order else None
     return Fitted(codes, _joined(grids), stored_order, error)
 

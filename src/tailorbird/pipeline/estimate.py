@@ -7,7 +7,7 @@ product, and the method itself fitting a small random weight. docs/cli.md says h
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tailorbird.anatomy import Part
 from tailorbird.formats import PlaneSpec
+from tailorbird.measure.block import Block
 from tailorbird.measure.states import SPILL_BYTES
 from tailorbird.measure.statistics import SAMPLE, Stats
 from tailorbird.method import Method
@@ -25,6 +26,7 @@ from tailorbird.plan import Plan
 TRIAL_COLS = 512
 TRIAL_ROWS = (128, 1024)
 TRIAL_BITS = 4
+LEARN_ROWS = (64, 512)
 # Outputs a method that asks for inputs compares at once, at most.
 OUTPUTS = 2**26
 # Bytes a second at which weights are read, converted, digested and written.
@@ -33,6 +35,8 @@ STREAMING = 400e6
 FRESH = 5.0
 # A forward pass does less than one large product does in the same time.
 FORWARD = 0.6
+# Bytes a method that learns holds for a weight: parameters, gradients, the best so far, what the backward pass needs.
+LEARNED = 32
 
 
 @dataclass(frozen=True)
@@ -60,13 +64,14 @@ def smallest(job: Prepared) -> Prepared:
     return replace(job, plan=Plan(job.plan.method, job.plan.options, job.plan.parts, specs))
 
 
-def estimate(job: Prepared, tokens: int, evaluated: int = 0) -> Estimate:
+def estimate(job: Prepared, tokens: int, evaluated: int = 0, batches: int = 1) -> Estimate:
     """Seconds and bytes of memory of a job on this machine; takes a second or two itself.
 
     Args:
         job: what was prepared.
         tokens: of calibration text.
         evaluated: predictions the evaluation afterwards scores, by the original and by the artifact.
+        batches: in which the calibration text comes.
     """
     rate = _product_rate()
     inner = [part for part in job.plan.parts if part.block is not None]
@@ -74,12 +79,12 @@ def estimate(job: Prepared, tokens: int, evaluated: int = 0) -> Estimate:
     weights = job.plan.numel
     seconds = {
         "measure": _measuring(job, inner, tokens, rate) if job.method.needs else 0.0,
-        "fit": _fitting(job, rate),
+        "fit": _fitting(job, rate) + _tuning(job, inner, tokens, batches, rate),
         "verify": FRESH + 4 * weights / STREAMING,
         "evaluate": 2 * (2 * evaluated * weights / (FORWARD * rate) + 4 * weights / STREAMING) if evaluated else 0.0,
     }
     seconds["measure"] += 2 * 4 * numel / STREAMING
-    return Estimate(seconds, sum(seconds.values()), _memory(job, inner, tokens))
+    return Estimate(seconds, sum(seconds.values()), _memory(job, inner, tokens, batches))
 
 
 def _measuring(job: Prepared, inner: list[Part], tokens: int, rate: float) -> float:
@@ -94,13 +99,38 @@ def _measuring(job: Prepared, inner: list[Part], tokens: int, rate: float) -> fl
 def _fitting(job: Prepared, rate: float) -> float:
     fixed, each, deciding, factor = _trial(job.method, job.plan.parts)
     total = 0.0
+    alone = not job.method.passes(1)
     for part in job.plan.parts:
         rows, cols = part.shape
-        total += cols * (fixed * -(-rows // 2048) + each * rows)
         if job.method.needs and rows * cols:
-            total += rows * cols**2 / rate
             total += deciding * min(SAMPLE * rows, OUTPUTS) * cols
+        if alone or part.block is None:
+            total += cols * (fixed * -(-rows // 2048) + each * rows)
+            total += rows * cols**2 / rate if job.method.needs else 0.0
     return total + factor * sum(cols**3 for _, cols in _inputs(job.plan.parts))
+
+
+def _tuning(job: Prepared, inner: list[Part], tokens: int, batches: int, rate: float) -> float:
+    """Passes over the calibration data, and what else is done with every weight."""
+    passes, numel = job.method.passes(batches), sum(part.numel for part in inner)
+    if not passes or not inner:
+        return 0.0
+    small, large = (_timed(lambda n=rows: _tune(job.method, inner[0], n)) for rows in LEARN_ROWS)  # type: ignore[misc]
+    each = max(0.0, large - small) / ((LEARN_ROWS[1] - LEARN_ROWS[0]) * TRIAL_COLS)
+    return numel * (each + passes * 2.0 * tokens / (FORWARD * rate))
+
+
+def _tune(method: Method, like: Part, rows: int) -> None:
+    """Learn a block of one layer and one token: next to no forward pass."""
+    part = replace(like, name="trial", shape=(rows, TRIAL_COLS))
+    weight, one = torch.randn(rows, TRIAL_COLS), torch.randn(1, 1, TRIAL_COLS)
+    stats = {"trial": Stats(torch.eye(TRIAL_COLS), torch.eye(TRIAL_COLS), TRIAL_COLS)}
+
+    def forward(hidden: Tensor, replaced: Mapping[str, Tensor]) -> Tensor:
+        return hidden @ replaced.get("trial.weight", weight).T
+
+    block = Block(0, [part], {"trial": weight}, {}, stats, [one], [one @ weight.T], 0, forward)
+    method.tune(block, {"trial": method.spec(part, TRIAL_BITS)})
 
 
 def _inputs(parts: Any) -> set[tuple[int | None, int]]:
@@ -150,7 +180,7 @@ def _product_rate(side: int = 768, seconds: float = 0.2) -> float:
     return 2.0 * side**3 * max(count, 1) / took
 
 
-def _memory(job: Prepared, inner: list[Part], tokens: int) -> int:
+def _memory(job: Prepared, inner: list[Part], tokens: int, batches: int) -> int:
     """The larger of the two peaks: measuring and fitting a block, or fitting the largest part outside the blocks."""
     needs = job.method.needs
     states = min(SPILL_BYTES, 4 * tokens * max((part.shape[1] for part in inner), default=0)) if needs else 0
@@ -166,6 +196,10 @@ def _memory(job: Prepared, inner: list[Part], tokens: int) -> int:
     # Weights in place, their packed form unpacked again to move on, the largest one being worked on.
     block = max((2 * size + grams.get(index, 0) for index, size in blocks.items()), default=0)
     block += max((_working(job, part) for part in inner), default=0)
+    if job.method.passes(batches):
+        # What is learned, and what the backward pass through a batch needs: inputs and outputs of every part, twice.
+        block += LEARNED * max((size // 4 for size in blocks.values()), default=0)
+        block += 8 * tokens // batches * sum(sum(part.shape) for part in inner) // max(1, len(blocks))
     outer = [part for part in job.plan.parts if part.block is None]
     ends = max((4 * part.numel + _working(job, part) + grams.get(None, 0) for part in outer), default=0)
     return int(states + kept + max(block, ends))
