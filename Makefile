@@ -15,7 +15,7 @@ LINTED := src tests scripts $(wildcard benchmarks examples)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test test-all lint format bench bench-quality bench-speed bench-memory docs clean
+.PHONY: help setup demo test test-all lint format bench bench-quality bench-speed bench-kernels bench-memory docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -51,6 +51,9 @@ bench-quality: setup ## perplexity at equal real bytes, beside other libraries (
 
 bench-speed: setup ## tokens a second at several bit-widths, beside llama.cpp where its environment is set up
 	$(PY) benchmarks/decode.py
+
+bench-kernels: setup ## milliseconds of one product by bits and shape, beside other libraries where they are set up
+	$(PY) benchmarks/kernels.py
 
 bench-memory: setup ## peak memory on a checkpoint larger than the budget
 	$(PY) benchmarks/memory.py

@@ -1,91 +1,151 @@
-"""Milliseconds of the native kernels by bits and shape, beside torch's bfloat16 linear.
+"""Milliseconds of one product by bits and shape, beside torch's bfloat16, onnxruntime and ggml on the same machine.
 
-    python benchmarks/kernels.py --threads 2
+    make bench-kernels
+    python benchmarks/kernels.py --threads 2 --only ggml --types Q4_0,Q4_K
     valgrind --tool=callgrind python benchmarks/kernels.py --once --bits 4 --shapes 2048x640 --rows 1
 
-Packed bytes a second stand beside the read bandwidth of the machine, measured before and after in the same run. Rows
-go to benchmarks/results/kernels.json. Run it on an otherwise idle machine; the load is written down with the figures.
+The weights, the clock and what one row is multiplied with are those of benchmarks/peers/product.py. onnxruntime needs
+the extra `onnx`, ggml the environment of benchmarks/peers; what is missing is left out. Figures go to
+benchmarks/results/kernels.json, where they replace those of the same library, type and shape (with `--faster` only the
+slower ones), and from there into docs/kernels.md. Run it on an otherwise idle machine; the load before each figure is
+written down with it.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
+import json
+import subprocess
 import sys
-from collections.abc import Callable
 from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
+from kernels_page import write_page  # beside this file
+from peers import product
 
 from tailorbird.errors import TailorbirdError
-from tailorbird.files import write_json
+from tailorbird.files import read_json, write_json
+from tailorbird.fit.groups import minmax
+from tailorbird.fit.sweep import sweep
 from tailorbird.formats import BitPlanes, PlaneSpec
 from tailorbird.kernels import native
 from tailorbird.kernels.matrix import PackedMatrix
+from tailorbird.runtime.profile import processor
 
-RESULTS = Path(__file__).parent / "results" / "kernels.json"
-SHAPES = "4096x4096,2048x640,262144x640"
-HEADER = "       shape bits  rows      MB        ms    GB/s % of read   bf16 ms  faster"
+ROOT = Path(__file__).parent
+PEERS = ROOT.parent / ".bench" / "peers-venv" / "bin" / "python"
+LIBRARIES = ("tailorbird", "torch", "onnxruntime", "ggml")
+Row = dict[str, Any]
 
 
 def main() -> None:
-    """Measure every shape, bit-width and number of rows; print a table, write the rows."""
+    """Measure what is asked for, keep the rest, write rows and page."""
     options = _options()
     extension = native.extension()
     if extension is None:
         raise TailorbirdError("there are no native kernels to measure", hint="install with a C++20 compiler")
     native.set_threads(options.threads)
-    torch.set_num_threads(extension.threads())
-    shapes = [(int(r), int(c)) for r, c in (shape.split("x") for shape in options.shapes.split(","))]
+    torch.set_num_threads(options.threads)
     if options.once:
-        for rows, cols in shapes:
-            for bits in options.bits:
-                for n in options.rows:
-                    _matrix(rows, cols, bits, options.group_size).matmul(torch.randn(n, cols))
-        return
-    before = native.read_bandwidth()
-    print(f"{extension.variant()}, {extension.threads()} threads, {before / 1e9:.1f} GB/s read\n{HEADER}")
-    table = [row for shape in shapes for row in _shape(*shape, options, before)]
+        return _once(options)
+    told = {"date": date.today().isoformat(), "read_bytes_per_second": native.read_bandwidth(), "runs": 1}
+    found = [row | told for library in options.only for row in _library(library, options)]
+    for row in found:
+        print(f"{row['library']:>11} {row['type']:14} {row['shape']} {row['rows']:4} {row['milliseconds']:9.4f} ms")
     document = {
-        "command": " ".join(sys.argv), "date": date.today().isoformat(), "variant": extension.variant(),
-        "threads": extension.threads(), "read_bytes_per_second": {"before": before, "after": native.read_bandwidth()},
-        "group_size": options.group_size, "table": table, "load": os.getloadavg()[0], "torch": torch.__version__,
-        "machine": platform.processor() or platform.machine(),
+        "command": " ".join(sys.argv), "machine": processor(), "variant": extension.variant(),
+        "threads": options.threads, "cold_megabytes": options.cold_megabytes, "table": _kept(options, found),
     }  # fmt: skip
     write_json(options.out, document)
+    if options.out == options.page:
+        write_page(document, ROOT.parent / "docs" / "kernels.md")
 
 
-def _shape(rows: int, cols: int, options: argparse.Namespace, read: float) -> list[dict[str, Any]]:
-    inputs = {n: torch.randn(n, cols, generator=torch.Generator().manual_seed(0)) for n in options.rows}
-    dense = torch.randn(rows, cols).bfloat16()
-    halves = {
-        n: _best(lambda x=x: torch.nn.functional.linear(x.bfloat16(), dense), options.seconds)
-        for n, x in inputs.items()
-    }
+def _kept(options: argparse.Namespace, found: list[Row]) -> list[Row]:
+    """The new rows, and those of earlier runs that they do not replace."""
+
+    def key(row: Row) -> tuple[Any, ...]:
+        return row["library"], row["type"], *row["shape"], row["rows"]
+
+    kept = {key(row): row for row in (read_json(options.out)["table"] if options.out.exists() else [])}
+    for row in found:
+        earlier = kept.get(key(row)) if options.faster else None
+        if earlier:
+            row = min(row, earlier, key=lambda row: row["milliseconds"]) | {"runs": earlier["runs"] + 1}
+        kept[key(row)] = row
+    return sorted(kept.values(), key=lambda row: (row["shape"], row["rows"], row["bits"], *map(str, key(row))))
+
+
+def _library(name: str, options: argparse.Namespace) -> list[Row]:
+    if name == "tailorbird":
+        return [row | {"library": name} for shape in product.shapes(options) for row in _ours(*shape, options)]
+    if name == "torch":
+        rows = [row for shape in product.shapes(options) for row in _halves(*shape, options)]
+        return [row | {"library": name, "version": torch.__version__} for row in rows]
+    if name == "onnxruntime":
+        return _peer(name, [sys.executable] if find_spec("onnxruntime") and find_spec("onnx") else [], options)
+    return _peer(name, [str(PEERS)] if PEERS.exists() else [], options)
+
+
+def _peer(name: str, python: list[str], options: argparse.Namespace) -> list[Row]:
+    """What a library's own script measures."""
+    if not python:
+        print(f"{name} is not there and left out", file=sys.stderr)
+        return []
+    told = {"threads": options.threads, "shapes": options.shapes, "rows": options.rows, "seconds": options.seconds,
+            "cold-megabytes": options.cold_megabytes}  # fmt: skip
+    told |= {"types": options.types} if options.types else {}
+    script = ROOT / "peers" / f"product_{name.removesuffix('runtime')}.py"
+    command = [*python, str(script), *(f"--{key}={value}" for key, value in told.items())]
+    rows: list[Row] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    return rows
+
+
+def _ours(rows: int, cols: int, options: argparse.Namespace) -> list[Row]:
+    w = product.weight(rows, cols)
     found = []
-    for bits in options.bits:
-        matrix = _matrix(rows, cols, bits, options.group_size)
-        for n, x in inputs.items():
-            seconds = _best(lambda x=x, matrix=matrix: matrix.matmul(x), options.seconds)
-            speed = matrix.nbytes / seconds
-            found.append(
-                {"shape": [rows, cols], "bits": bits, "rows": n, "bytes": matrix.nbytes, "milliseconds": seconds * 1e3,
-                 "bytes_per_second": speed, "of_read": speed / read, "bf16_milliseconds": halves[n] * 1e3}
-            )  # fmt: skip
-            print(
-                f"{f'{rows}x{cols}':>12} {bits:4} {n:5} {matrix.nbytes / 1e6:7.1f} {seconds * 1e3:9.3f} "
-                f"{speed / 1e9:7.1f} {100 * speed / read:9.0f} {halves[n] * 1e3:9.3f} {halves[n] / seconds:6.1f}x"
-            )
+    for bits in map(int, options.bits.split(",")):
+        spec = PlaneSpec.uniform(bits, cols, options.group_size)
+        planes = sweep(torch.from_numpy(w), spec, minmax).pack()
+        for n in product.rows_of(options):
+            x = product.activations(n, cols)
+            matrices = [_matrix(planes)]
+            matrices += [_matrix(planes) for _ in range(product.copies(matrices[0].nbytes, n, options) - 1)]
+            held, out = [matrix.native for matrix in matrices], np.empty((n, rows), np.float32)
+
+            def measure(held: list[Any] = held, x: Any = x, out: Any = out) -> tuple[float, product.Floats]:
+                def run() -> None:
+                    for one in held:
+                        one.matmul(x, out, "int8")  # numpy arrays: half a microsecond a call
+
+                return product.best(run, options.seconds) / len(held), out
+
+            found.append(product.row(f"{bits} bits", bits, w, x, matrices[0].nbytes, measure))
     return found
 
 
-def _matrix(rows: int, cols: int, bits: int, group_size: int) -> PackedMatrix:
-    planes = random_planes(rows, cols, bits, group_size)
-    return PackedMatrix.from_arrays(rows, planes.spec.bits, group_size, planes.arrays)
+def _halves(rows: int, cols: int, options: argparse.Namespace) -> list[Row]:
+    w, found = product.weight(rows, cols), []
+    for n in product.rows_of(options):
+        x = product.activations(n, cols)
+        copies = product.copies(2 * w.size, n, options)
+        held, given = [torch.from_numpy(w).bfloat16() for _ in range(copies)], torch.from_numpy(x).bfloat16()
+
+        def measure(held: list[Any] = held, given: Any = given) -> tuple[float, product.Floats]:
+            linear = torch.nn.functional.linear
+            seconds = product.best(lambda: [linear(given, one) for one in held], options.seconds) / len(held)
+            return seconds, linear(given, held[0]).float().numpy()
+
+        found.append(product.row("bfloat16", 16, w, x, 2 * w.size, measure))
+    return found
+
+
+def _matrix(planes: BitPlanes) -> PackedMatrix:
+    return PackedMatrix.from_arrays(planes.rows, planes.spec.bits, planes.spec.group_size, planes.arrays)
 
 
 def random_planes(rows: int, cols: int, bits: int, group_size: int) -> BitPlanes:
@@ -100,30 +160,22 @@ def random_planes(rows: int, cols: int, bits: int, group_size: int) -> BitPlanes
     return BitPlanes(rows, spec, arrays)
 
 
-def _best(run: Callable[[], Any], seconds: float) -> float:
-    """Seconds of the fastest of the runs that fit into `seconds`; at least two."""
-    run()
-    times, end = [], perf_counter() + seconds
-    while not times or perf_counter() < end:
-        start = perf_counter()
-        run()
-        times.append(perf_counter() - start)
-    return min(times)
+def _once(options: argparse.Namespace) -> None:
+    for rows, cols in product.shapes(options):
+        for bits in map(int, options.bits.split(",")):
+            for n in product.rows_of(options):
+                _matrix(random_planes(rows, cols, bits, options.group_size)).matmul(torch.randn(n, cols))
 
 
 def _options() -> argparse.Namespace:
-    def numbers(text: str) -> list[int]:
-        return [int(number) for number in text.split(",")]
-
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--threads", type=int, default=0, help="0: as many as there are processors")
-    parser.add_argument("--shapes", default=SHAPES, help="ROWSxCOLUMNS, with commas")
-    parser.add_argument("--bits", type=numbers, default=list(range(1, 9)))
-    parser.add_argument("--rows", type=numbers, default=[1, 512], help="rows of activations")
+    parser = product.parser((__doc__ or "").split("\n")[0], [])
+    parser.add_argument("--only", nargs="+", choices=LIBRARIES, default=LIBRARIES, help="libraries to measure")
+    parser.add_argument("--bits", default="1,2,3,4,5,6,7,8", help="of Tailorbird's weights")
     parser.add_argument("--group-size", type=int, default=128)
-    parser.add_argument("--seconds", type=float, default=0.3, help="for every figure")
+    parser.add_argument("--faster", action="store_true", help="keep the figure of an earlier run where it is faster")
     parser.add_argument("--once", action="store_true", help="every product once, nothing measured: for callgrind")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "kernels.json")
+    parser.set_defaults(page=ROOT / "results" / "kernels.json")
     return parser.parse_args()
 
 

@@ -16,6 +16,7 @@ Row = dict[str, Any]
 def write_page(root: Path) -> None:
     """Table and picture from `root`/results; peers are left out where their file is missing."""
     ours = read_json(root / "results" / "quality.json")
+    others = [read_json(file) for file in sorted((root / "results").glob("quality-*.json"))]
     peers_file = root / "results" / "peers.json"
     peers = [row for row in read_json(peers_file)["rows"] if row["perplexity"] < 1000] if peers_file.exists() else []
     docs = root.parent / "docs"
@@ -28,10 +29,10 @@ def write_page(root: Path) -> None:
         x_unit="bytes", connect=False,
     )  # fmt: skip
     write_atomic(docs / "perplexity.svg", picture.encode())
-    write_atomic(docs / "benchmarks.md", _page(ours, peers).encode())
+    write_atomic(docs / "benchmarks.md", _page(ours, others, peers).encode())
 
 
-def _page(ours: Row, peers: Sequence[Row]) -> str:
+def _page(ours: Row, others: Sequence[Row], peers: Sequence[Row]) -> str:
     original = ours["original"]
     machine, versions = ours["machine"], ours["versions"]
     return f"""# Benchmarks
@@ -50,25 +51,39 @@ embedding and head. *File* is all a runtime loads, tokenizer included.
 
 {_ours(ours["rows"], original["perplexity"])}
 
-Spread is the standard deviation over seeds, which choose the calibration windows.
-
+Spread is the standard deviation over seeds, which choose the calibration windows. Minutes are those of the whole job,
+measuring, fitting and verifying; memory is the peak of its process, libraries included.
+{"".join(_other(other) for other in others)}
 ## The same model through other libraries
 
 {_peers(peers, original["perplexity"])}
 """
 
 
+def _other(document: Row) -> str:
+    original = document["original"]
+    return f"""
+## {document["model"]}
+
+{original["weights"]:,} weights; original: perplexity {original["perplexity"]:.3f} on {original["tokens"]:,} tokens.
+
+{_ours(document["rows"], original["perplexity"])}
+"""
+
+
 def _ours(rows: Sequence[Row], original: float) -> str:
     lines = [
-        "| budget | method | bits | weights MB | file MB | perplexity | spread (seeds) | to original |",
-        "|---|---|--:|--:|--:|--:|--:|--:|",
+        "| budget | method | bits | weights MB | file MB | perplexity | spread (seeds) | to original "
+        "| minutes | memory |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in (row for row in rows if row["seed"] == 0):
         same = [r["perplexity"] for r in rows if (r["method"], r["budget"]) == (row["method"], row["budget"])]
         spread = f"{stdev(same):.3f} ({len(same)})" if len(same) > 1 else "one run"
         lines.append(
             f"| {row['budget']} | {row['method']} | {row['bits']:.3f} | {row['weight_bytes'] / 1e6:.1f} | "
-            f"{row['bytes'] / 1e6:.1f} | {_number(mean(same))} | {spread} | {_worse(mean(same), original)} |"
+            f"{row['bytes'] / 1e6:.1f} | {_number(mean(same))} | {spread} | {_worse(mean(same), original)} | "
+            f"{row['seconds'] / 60:.1f} | {_memory(row)} |"
         )
     return "\n".join(lines)
 
@@ -85,6 +100,10 @@ def _peers(rows: Sequence[Row], original: float) -> str:
             f"{row['note']} |"
         )
     return "\n".join(lines)
+
+
+def _memory(row: Row) -> str:
+    return f"{row['peak_memory'] / 1e9:.1f} GB" if "peak_memory" in row else ""
 
 
 def _number(value: float) -> str:

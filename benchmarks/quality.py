@@ -1,16 +1,21 @@
 """Perplexity at equal real bytes: our methods at several budgets, beside other libraries.
 
     make bench-quality                                        # everything; resumes where it stopped
-    python benchmarks/quality.py --budgets 3bits --methods gptq --seeds 0
+    python benchmarks/quality.py --budgets 3bits --recipes gptq "slim-llm search=0" --seeds 0
+    python benchmarks/quality.py --model demo:qwen2.5-coder-0.5b --recipes rtn gptq
 
-Rows go to benchmarks/results/quality.json as they are finished; the table in docs/benchmarks.md and the picture
-docs/perplexity.svg are written from that file and from benchmarks/results/peers.json (see benchmarks/peers/README.md).
+A recipe is the name of a method and its options; `allocate=NAME` among them is how the budget is shared out. Every row
+is made by a process of its own, so that its peak memory is its own. Rows go to benchmarks/results/quality.json (other
+models: quality-NAME.json) as they are finished; the tables in docs/benchmarks.md and the picture docs/perplexity.svg
+are written from those files and from benchmarks/results/peers.json (see benchmarks/peers/README.md).
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import platform
+import resource
 import sys
 import tempfile
 import time
@@ -26,74 +31,106 @@ from tailorbird.anatomy import Model
 from tailorbird.artifact import Artifact
 from tailorbird.checkpoint import open_checkpoint
 from tailorbird.files import read_json, write_json
+from tailorbird.methods import find
 from tailorbird.runtime.profile import processor
 from tailorbird.tasks.language import evaluate
 from tailorbird.tasks.text import Tokenizer
 from tailorbird.tasks.windows import evaluation_windows
 
 ROOT = Path(__file__).parent
-RESULTS = ROOT / "results" / "quality.json"
 MODEL = "demo:gemma-270m"
-NEEDS_DATA = ("gptq", "slim-llm")
 
 
 def main() -> None:
     """Run what is missing, then write the page."""
     options = _options()
-    rows = read_json(RESULTS)["rows"] if RESULTS.exists() else []
-    every = [(m, b, s) for s in options.seeds for b in options.budgets for m in options.methods]
-    wanted = [(method, budget, seed) for method, budget, seed in every if seed == 0 or method in NEEDS_DATA]
+    file = results_file(options.model)
+    rows = read_json(file)["rows"] if file.exists() else []
+    every = [(r, b, s) for s in options.seeds for b in options.budgets for r in options.recipes]
+    wanted = [(recipe, budget, seed) for recipe, budget, seed in every if seed == 0 or _samples(recipe)]
     missing = [key for key in wanted if key not in {(r["method"], r["budget"], r["seed"]) for r in rows}]
     if missing:
-        bench = Bench(options.tokens)
-        for number, (method, budget, seed) in enumerate(missing, 1):
-            print(f"[{number}/{len(missing)}] {method} {budget} seed {seed}", file=sys.stderr, flush=True)
-            rows.append(bench.row(method, budget, seed))
-            write_json(RESULTS, _document(rows, bench.original))
+        bench = Bench(options.model, options.tokens)
+        for number, (recipe, budget, seed) in enumerate(missing, 1):
+            print(f"[{number}/{len(missing)}] {recipe} {budget} seed {seed}", file=sys.stderr, flush=True)
+            rows.append(bench.row(recipe, budget, seed))
+            write_json(file, _document(options.model, rows, bench.original))
     from page import write_page  # beside this file
 
     write_page(ROOT)
 
 
+def results_file(model: str) -> Path:
+    """Where the rows of a model are kept."""
+    name = "quality" if model == MODEL else f"quality-{model.rpartition(':')[2].replace('/', '-')}"
+    return ROOT / "results" / f"{name}.json"
+
+
 class Bench:
     """The evaluation text and the original model, measured once."""
 
-    def __init__(self, tokens: int) -> None:
-        self.model = Model.open(open_checkpoint(MODEL))
-        tokenizer = Tokenizer.of(open_checkpoint(MODEL))
+    def __init__(self, source: str, tokens: int) -> None:
+        self.source = source
+        model = Model.open(open_checkpoint(source))
+        tokenizer = Tokenizer.of(open_checkpoint(source))
         self.windows = evaluation_windows(tokenizer, data.read_text(data.WIKITEXT2_TEST), tokens)
-        metrics = evaluate(self.model, self.windows)
-        self.original = {"perplexity": metrics.perplexity, "tokens": metrics.tokens, "weights": self.model.numel}
+        metrics = evaluate(model, self.windows)
+        self.original = {"perplexity": metrics.perplexity, "tokens": metrics.tokens, "weights": model.numel}
 
-    def row(self, method: str, budget: str, seed: int) -> dict[str, Any]:
-        """One method at one budget."""
+    def row(self, recipe: str, budget: str, seed: int) -> dict[str, Any]:
+        """One recipe at one budget."""
         with tempfile.TemporaryDirectory() as scratch:
             out = Path(scratch) / "artifact"
-            start = time.perf_counter()
-            result = tailorbird.compress(MODEL, out, method=method, budget=budget, seed=seed)
-            seconds = time.perf_counter() - start
-            metrics = evaluate(Model.open(Artifact.open(out)), self.windows)
-            artifact, nbytes = result.artifact, result.artifact.nbytes
+            facts = _alone(self.source, out, recipe, budget, seed)
+            artifact = Artifact.open(out)
+            metrics = evaluate(Model.open(artifact), self.windows)
         return {
-            "method": method, "budget": budget, "seed": seed, "bytes": nbytes, "bits": artifact.bits,
+            "method": recipe, "budget": budget, "seed": seed, "bytes": artifact.nbytes, "bits": artifact.bits,
             "weight_bytes": round(artifact.bits * artifact.plan.numel / 8), "perplexity": metrics.perplexity,
-            "tokens": metrics.tokens,
-            "seconds": seconds, "stages": result.seconds, "digest": artifact.digest,
+            "tokens": metrics.tokens, "digest": artifact.digest, **facts,
         }  # fmt: skip
 
 
-def _document(rows: list[dict[str, Any]], original: dict[str, Any]) -> dict[str, Any]:
+def _alone(*arguments: Any) -> dict[str, Any]:
+    """`_compress` in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_compress, arguments)
+
+
+def _compress(source: str, out: Path, recipe: str, budget: str, seed: int) -> dict[str, Any]:
+    method, options = _read(recipe)
+    named = {"allocate": options.pop("allocate")} if "allocate" in options else {}
+    start = time.perf_counter()
+    result = tailorbird.compress(source, out, method=method, budget=budget, seed=seed, options=options, **named)
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"seconds": seconds, "stages": result.seconds, "peak_memory": peak}
+
+
+def _read(recipe: str) -> tuple[str, dict[str, Any]]:
+    method, *options = recipe.split()
+    return method, dict(option.split("=", 1) for option in options)
+
+
+def _samples(recipe: str) -> bool:
+    """The seed matters: it chooses the calibration windows."""
+    return bool(find(_read(recipe)[0]).needs)
+
+
+def _document(model: str, rows: list[dict[str, Any]], original: dict[str, Any]) -> dict[str, Any]:
     versions = {"tailorbird": tailorbird.__version__, "torch": torch.__version__, "python": platform.python_version()}
     machine = {"cpu": processor(), "cores": torch.get_num_threads()}
     order = sorted(rows, key=lambda row: (-row["bytes"], row["method"], row["seed"]))
-    return {"date": date.today().isoformat(), "model": MODEL, "original": original, "rows": order,
+    return {"date": date.today().isoformat(), "model": model, "original": original, "rows": order,
             "versions": versions, "machine": machine}  # fmt: skip
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--model", default=MODEL)
     parser.add_argument("--budgets", nargs="+", default=["4.5bits", "4bits", "3bits", "2bits"])
-    parser.add_argument("--methods", nargs="+", default=["rtn", "gptq", "slim-llm"])
+    parser.add_argument("--recipes", nargs="+", default=["rtn", "gptq", "slim-llm"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--tokens", type=int, default=16368)
     return parser.parse_args()

@@ -11,7 +11,22 @@ from typing import Annotated, Any
 import typer
 
 from tailorbird import __version__
-from tailorbird.cli import bench, compress, demo, evaluate, export, inspect, methods, profile, run, serve, verify
+from tailorbird.cli import (
+    bench,
+    compress,
+    data,
+    demo,
+    evaluate,
+    export,
+    inspect,
+    methods,
+    profile,
+    recommend,
+    run,
+    serve,
+    train,
+    verify,
+)
 from tailorbird.cli.session import Session, say, session
 from tailorbird.errors import TailorbirdError, UsageError
 
@@ -47,8 +62,25 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
-for _module in (compress, evaluate, run, serve, inspect, verify, export, bench, profile, methods, demo):
+for _module in (
+    compress,
+    evaluate,
+    run,
+    serve,
+    inspect,
+    verify,
+    export,
+    bench,
+    profile,
+    methods,
+    demo,
+    train,
+    recommend,
+):
     app.command(_module.__name__.rpartition(".")[2])(_guarded(_module.command))
+data.app.command("list")(_guarded(data.listed))
+data.app.command("get")(_guarded(data.get))
+app.add_typer(data.app, name="data")
 
 
 def _version(value: bool) -> None:

@@ -4,6 +4,9 @@
 #include <atomic>
 #include <cstring>
 #include <memory>
+#if defined(TAILORBIRD_ARM) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
 
 #include "bits.h"
 #include "pool.h"
@@ -13,12 +16,28 @@ namespace tailorbird {
 extern const Variant portable;
 #if defined(TAILORBIRD_X86)
 extern const Variant avx2, avx512;
+#elif defined(TAILORBIRD_ARM)
+extern const Variant neon, neon_dotprod;
 #endif
 
 namespace {
 
 constexpr size_t kBlock = 1024;       // rows of activations brought into form at a time
 constexpr size_t kAlone = 64 * 1024;  // bytes of weights times rows that are not worth waking other threads
+
+#if defined(TAILORBIRD_ARM)
+// Whether the processor multiplies and adds four bytes at once (sdot).
+bool has_dotprod() {
+#if defined(__APPLE__)
+  return true;
+#elif defined(__linux__)
+  constexpr unsigned long kDotProduct = 1ul << 20;  // HWCAP_ASIMDDP of the kernel's interface
+  return getauxval(AT_HWCAP) & kDotProduct;
+#else
+  return false;
+#endif
+}
+#endif
 
 std::vector<const Variant*> supported() {
   std::vector<const Variant*> found;
@@ -29,6 +48,9 @@ std::vector<const Variant*> supported() {
       __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("gfni"))
     found.push_back(&avx512);
   if (__builtin_cpu_supports("avx2")) found.push_back(&avx2);
+#elif defined(TAILORBIRD_ARM)
+  if (has_dotprod()) found.push_back(&neon_dotprod);
+  found.push_back(&neon);
 #endif
   found.push_back(&portable);
   return found;

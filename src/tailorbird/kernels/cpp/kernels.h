@@ -108,7 +108,8 @@ void multiply(const Matrix& matrix, const Inputs& inputs, size_t begin, size_t e
 
 // --- Variants ---------------------------------------------------------------------------------------------------
 
-// Names of the variants this processor can run, best first: "avx512", "avx2", "portable".
+// Names of the variants this processor can run, best first: "avx512", "avx2", or "neon-dotprod",
+// "neon"; then "portable".
 std::vector<const char*> variants();
 const char* variant();               // the one in use
 bool use_variant(const char* name);  // false: unknown or not for this processor

@@ -1,0 +1,67 @@
+"""``tailorbird train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from tailorbird.cli.options import Json, Recipe
+from tailorbird.cli.session import Session, say, session
+from tailorbird.errors import UsageError
+
+
+def command(
+    context: typer.Context,
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="sasrec, gru4rec or bert4rec.")],
+    data: Annotated[str, typer.Option("--data", help="See `tailorbird data list`.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the trained model; it must not exist.")],
+    split: Annotated[Literal["leave-one-out", "time"], typer.Option("--split", help="What is held back.")] = (
+        "leave-one-out"
+    ),
+    shape: Annotated[
+        list[str] | None, typer.Option("--shape", metavar="KEY=VALUE", help="length, width, layers, heads, dropout.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="epochs, batch, rate, loss, patience, seed ..."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
+    recipe: Recipe = None,
+    json: Json = False,
+) -> None:
+    """Train a recommender, choose its best epoch on validation, and rank the whole catalogue on the test."""
+    from tailorbird.tasks.sequences import store
+    from tailorbird.zoo.recommenders.run import train_and_test
+
+    this = session(context)
+    this.interrupted = lambda: f"go on with --resume; the last finished epoch is kept beside {out}"
+    options = {"shape": _pairs(shape), "settings": _pairs(settings)}
+    found = train_and_test(kind, store.load(data), split, out, resume=resume, told=_told, **options)
+    if this.json:
+        this.emit(found)
+    else:
+        _show(this, found, out)
+
+
+def _told(row: dict[str, Any]) -> None:
+    mark = " *" if row["best"] else ""
+    found = f"loss {row['loss']:.4f}, validation NDCG@10 {row['ndcg@10']:.4f}"
+    say(f"epoch {row['epoch']:3}: {found}, {row['seconds']:.0f} s{mark}")
+
+
+def _show(this: Session, found: dict[str, Any], out: Path) -> None:
+    this.line(f"{found['model']} on {found['data']['name']}, {found['data']['split']}; {found['test']['protocol']}")
+    for name, value in found["test"]["figures"].items():
+        bare = isinstance(value, float)
+        text = f"{value:.4f}" if bare else f"{value['mean']:.4f}  [{value['low']:.4f}, {value['high']:.4f}]"
+        this.line(f"  {name:22} {text}")
+    this.line(f"{out}: {found['seconds']:.0f} s, {found['samples_per_s']:.0f} predictions a second")
+
+
+def _pairs(texts: list[str] | None) -> dict[str, str]:
+    odd = [text for text in texts or [] if "=" not in text]
+    if odd:
+        raise UsageError(f"{odd[0]!r} is no KEY=VALUE", hint="such as --set epochs=20")
+    return dict(text.split("=", 1) for text in texts or [])

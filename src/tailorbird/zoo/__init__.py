@@ -1,0 +1,1 @@
+"""Models this project defines itself."""

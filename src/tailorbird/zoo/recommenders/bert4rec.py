@@ -1,0 +1,44 @@
+"""BERT4Rec: bidirectional attention, trained to fill masked events (Sun et al., arXiv 1904.06690).
+
+The prediction of what follows is the state of a mask behind the history. Loss over masked positions; a share of the
+training rows masks only the last event, which is what will be asked.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from tailorbird.zoo.recommenders.model import Shape
+from tailorbird.zoo.recommenders.sasrec import Block, SASRec
+
+
+class BERT4Rec(SASRec):
+    """Attention both ways; `causal` is false, so a state sees later events."""
+
+    name: ClassVar[str] = "bert4rec"
+    causal: ClassVar[bool] = False
+    extra_rows: ClassVar[int] = 1  # the mask's
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__(shape)
+        self.blocks = nn.ModuleList(Block(shape, causal=False, inner=4, gelu=True) for _ in range(shape.layers))
+        self.head = nn.Sequential(nn.Linear(shape.width, shape.width), nn.GELU(), nn.LayerNorm(shape.width))
+        self.bias = nn.Parameter(torch.zeros(shape.items + 1))
+
+    @property
+    def mask(self) -> int:
+        """The number that stands for a masked event."""
+        return self.shape.items + 1
+
+    def last(self, ids: Tensor) -> Tensor:
+        """See `Recommender`: a mask is put behind the history."""
+        room = ids[:, 1:] if ids.shape[1] == self.shape.length else ids
+        masks = torch.full((ids.shape[0], 1), self.mask)
+        return self.states(torch.cat([room, masks], dim=1))[:, -1]
+
+    def scores(self, state: Tensor) -> Tensor:
+        """See `Recommender`."""
+        return super().scores(self.head(state)) + self.bias

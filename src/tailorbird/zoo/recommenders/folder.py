@@ -1,0 +1,136 @@
+"""A recommender on disk: what it is, its tensors, the titles of its items; and training that can be gone on with."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tailorbird.errors import ModelError, UsageError
+from tailorbird.files import atomic_folder, make_folder, read_json, write_json
+from tailorbird.formats.safetensors_header import read_header, read_tensor
+from tailorbird.formats.safetensors_write import write
+from tailorbird.zoo.recommenders import find
+from tailorbird.zoo.recommenders.model import Recommender, shape_of
+from tailorbird.zoo.recommenders.training import Settings, State, begin
+
+CONFIG, TENSORS, PROGRESS = "recommender.json", "model.safetensors", "training.json"
+VERSION = 1
+
+
+def save(folder: Path, model: Recommender, titles: tuple[str, ...], facts: Mapping[str, Any]) -> None:
+    """Write a trained recommender into a new folder.
+
+    Args:
+        folder: must not exist.
+        model: with its weights.
+        titles: a text an item, or none.
+        facts: how it was trained and what it reached, plain data.
+    """
+    about = {"version": VERSION, "name": model.name, "shape": model.shape.to_json()}
+    with atomic_folder(folder) as aside:
+        write(aside / TENSORS, _tensors(model.state_dict()))
+        write_json(aside / CONFIG, about | {"titles": list(titles)} | dict(facts))
+
+
+def read(folder: Path) -> tuple[Recommender, dict[str, Any]]:
+    """A recommender and everything its folder says about it.
+
+    Raises:
+        ModelError: missing, damaged, or not a recommender.
+    """
+    about = read_json(folder / CONFIG, limit=2**28, error=ModelError)
+    try:
+        if about["version"] != VERSION:
+            raise ModelError(f"{folder}: version {about['version']!r}", hint="use the tailorbird that wrote it")
+        model = find(str(about["name"]))(shape_of(about["shape"]))
+        titles = about["titles"]
+        if not isinstance(titles, list) or len(titles) not in (0, model.shape.items):
+            raise TypeError("titles")
+    except (KeyError, TypeError, UsageError) as cause:
+        raise ModelError(f"{folder} is not a recommender: {cause}", hint="train one: tailorbird train") from cause
+    _fill(model, _read(folder / TENSORS), folder)
+    return model.eval(), about
+
+
+def checkpoint(folder: Path, state: State, job: Mapping[str, Any]) -> None:
+    """Keep a state of training; `job` is everything that decides its result. The tensors of an epoch have its number
+    in their name, and the small file that says which epoch counts is written last."""
+    make_folder(folder)
+    tensors = {f"now.{k}": v for k, v in state.model.state_dict().items()} | {
+        f"best.{k}": v for k, v in state.best.items()
+    }
+    for index, moments in state.optimiser.state_dict()["state"].items():
+        tensors |= {f"adam.{index}.{k}": v.reshape(1) if v.dim() == 0 else v for k, v in moments.items()}
+    write(folder / f"epoch-{state.epoch}.safetensors", _tensors(tensors))
+    words = {"epoch": state.epoch, "best_ndcg": state.best_ndcg, "log": state.log, "seconds": state.seconds}
+    write_json(folder / PROGRESS, {"job": dict(job), **words})
+    for old in folder.glob("epoch-*.safetensors"):
+        if old.name != f"epoch-{state.epoch}.safetensors":
+            old.unlink()
+
+
+def resumed(folder: Path, model: Recommender, settings: Settings, job: Mapping[str, Any]) -> State:
+    """The state `checkpoint` kept; a new one where there is none.
+
+    Raises:
+        UsageError: it is of another job.
+        ModelError: it is damaged.
+    """
+    state = begin(model, settings)
+    if not (folder / PROGRESS).is_file():
+        return state
+    words = read_json(folder / PROGRESS, error=ModelError)
+    if words.get("job") != dict(job):
+        raise UsageError(f"{folder} is of another training", hint=f"give the same options, or remove {folder}")
+    tensors = _read(folder / f"epoch-{words['epoch']}.safetensors")
+    _fill(model, _under(tensors, "now."), folder)
+    state.best = _under(tensors, "best.")
+    kept = state.optimiser.state_dict()
+    for index in range(len(kept["param_groups"][0]["params"])):
+        moments = _under(tensors, f"adam.{index}.")
+        if moments:
+            kept["state"][index] = {k: v.reshape(()) if k == "step" else v for k, v in moments.items()}
+    state.optimiser.load_state_dict(kept)
+    state.epoch, state.best_ndcg = words["epoch"], words["best_ndcg"]
+    state.log, state.seconds = words["log"], words["seconds"]
+    return state
+
+
+def forget(folder: Path) -> None:
+    """Training is over: remove its states."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def job_of(model: Recommender, settings: Settings, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that decides the result of a training, as plain data."""
+    versions = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    return {
+        "name": model.name, "shape": model.shape.to_json(), "settings": dataclasses.asdict(settings), **data, **versions
+    }  # fmt: skip
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+
+
+def _tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: tensor.detach().contiguous() for key, tensor in state.items()}
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    return {key: read_tensor(info, error=ModelError) for key, info in read_header(path, error=ModelError).items()}
+
+
+def _fill(model: Recommender, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    wanted = {key: (tuple(t.shape), t.dtype) for key, t in model.state_dict().items()}
+    found = {key: (tuple(t.shape), t.dtype) for key, t in tensors.items()}
+    if wanted != found:
+        odd = sorted(set(wanted.items()) ^ set(found.items()))[0][0]
+        raise ModelError(f"{folder}: tensor {odd!r} is missing, unknown or of another shape", hint="train it again")
+    model.load_state_dict(dict(tensors))

@@ -1,0 +1,61 @@
+"""Recommending: the best items that follow a history, by title."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tailorbird.errors import UsageError
+from tailorbird.zoo.recommenders.model import Recommender
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """An item, its title and its score."""
+
+    item: int
+    title: str
+    score: float
+
+
+def recommend(
+    model: Recommender, titles: Sequence[str], history: Sequence[int], count: int = 10, *, seen: bool = False
+) -> list[Recommendation]:
+    """The `count` best items that follow a history of items, oldest first; those of the history only if `seen`.
+
+    Raises:
+        UsageError: an item that is none of the model's, or fewer than one asked for.
+    """
+    items = np.asarray(history, np.int64)
+    if count < 1 or (len(items) and not 1 <= items.min() <= items.max() <= model.shape.items):
+        raise UsageError(f"items lie between 1 and {model.shape.items}", hint="give numbers or titles of the data set")
+    scores = model.score([items])[0]
+    scores[0] = -np.inf
+    if not seen:
+        scores[items] = -np.inf
+    best = [int(item) for item in np.argsort(-scores, kind="stable")[:count] if np.isfinite(scores[item])]
+    return [Recommendation(item, titles[item - 1] if titles else f"item {item}", float(scores[item])) for item in best]
+
+
+def items_named(words: Sequence[str], titles: Sequence[str]) -> list[int]:
+    """Items by number or by title; a part of a title will do where only one has it, capitals or not.
+
+    Raises:
+        UsageError: no title, or several, have those words.
+    """
+    found = []
+    for word in words:
+        if word.strip().isdecimal():
+            found.append(int(word))
+            continue
+        same = [i for i, title in enumerate(titles, 1) if title.casefold() == word.casefold()]
+        like = same or [i for i, title in enumerate(titles, 1) if word.casefold() in title.casefold()]
+        if len(like) != 1:
+            some = "; ".join(titles[i - 1] for i in like[:5])
+            raise UsageError(
+                f"{word!r} is the title of {len(like)} items", hint=f"which of: {some}" if like else "give a number"
+            )
+        found.append(like[0])
+    return found

@@ -1,0 +1,101 @@
+"""From a data set to a trained, tested recommender in a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tailorbird.errors import UsageError
+from tailorbird.method import read_options
+from tailorbird.tasks.sequences.dataset import Sequences
+from tailorbird.tasks.sequences.metrics import Interval, summary
+from tailorbird.tasks.sequences.ranking import full_ranking
+from tailorbird.tasks.sequences.split import Split, by_time, leave_one_out
+from tailorbird.zoo.recommenders import find, folder
+from tailorbird.zoo.recommenders.model import Recommender, Shape
+from tailorbird.zoo.recommenders.training import Settings, State, train
+
+
+def train_and_test(
+    name: str,
+    data: Sequences,
+    split: str,
+    out: Path,
+    *,
+    shape: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    told: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> dict[str, Any]:
+    """Train a recommender, choose its epoch on validation, test it once, and save it with its figures.
+
+    Args:
+        name: of the recommender.
+        data: all of it.
+        split: ``leave-one-out`` or ``time``.
+        out: folder of the trained model; it must not exist.
+        shape, settings: fields of `Shape` and `Settings`, as values or text.
+        resume: go on with an interrupted training of the same options.
+        told: called with every look at validation.
+
+    Returns:
+        What was written beside the weights: data digest, split, settings, log, test figures with intervals.
+
+    Raises:
+        UsageError: unknown options, or `out` exists.
+    """
+    chosen = Settings(**read_options(Settings, name, settings or {}))
+    torch.manual_seed(chosen.seed)
+    model = find(name)(Shape(data.count, **read_options(Shape, name, shape or {})))
+    divided, work = divide(data, split), out.with_name(f"{out.name}.training")
+    if out.exists():
+        raise UsageError(f"{out} exists", hint="choose another folder with --out, or remove this one")
+    if work.exists() and not resume:
+        raise UsageError(f"{work} holds an unfinished training", hint="go on with --resume, or remove that folder")
+    about = {"data": {"name": data.name, "digest": data.digest, "split": split, "tied": data.tied}}
+    job = folder.job_of(model, chosen, about)
+
+    def keep(state: State) -> None:
+        folder.checkpoint(work, state, job)
+        told(state.log[-1])
+
+    state = folder.resumed(work, model, chosen, job)
+    train(state, divided, chosen, keep)
+    found = _facts(model, divided, state, job)
+    folder.save(out, model, data.titles, found)
+    folder.forget(work)
+    return found
+
+
+def divide(data: Sequences, split: str) -> Split:
+    """A split by name.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if split not in ("leave-one-out", "time"):
+        raise UsageError(f"there is no split {split!r}", hint="leave-one-out or time")
+    return by_time(data) if split == "time" else leave_one_out(data)
+
+
+def figures(model: Recommender, split: Split, *, seen: bool = False) -> dict[str, Any]:
+    """Test figures by full ranking, as plain data."""
+    ranks = full_ranking(split, model.score, seen=seen)
+    plain = {
+        name: dataclasses.asdict(value) if isinstance(value, Interval) else value
+        for name, value in summary(ranks, split).items()
+    }
+    return {"protocol": ranks.protocol, "cases": len(ranks.cases), "figures": plain}
+
+
+def _facts(model: Recommender, split: Split, state: State, job: Mapping[str, Any]) -> dict[str, Any]:
+    trained = int((split.train_end - split.data.offsets[:-1] - 1).clip(0).sum()) * state.epoch
+    return {
+        "model": model.name, **{key: job[key] for key in ("data", "settings", "torch", "threads")},
+        "parameters": sum(p.numel() for p in model.parameters()), "seconds": state.seconds,
+        "samples_per_s": trained / max(state.seconds, 1e-9), "log": state.log, "test": figures(model, split),
+    }  # fmt: skip

@@ -1,0 +1,164 @@
+"""Training a recommender: one loop for all, chosen on validation, resumed after a kill with the same result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tailorbird.errors import UsageError
+from tailorbird.tasks.sequences.metrics import ndcg
+from tailorbird.tasks.sequences.ranking import full_ranking
+from tailorbird.tasks.sequences.split import Split
+from tailorbird.zoo.recommenders.batches import causal_batches, masked_batches
+from tailorbird.zoo.recommenders.bert4rec import BERT4Rec
+from tailorbird.zoo.recommenders.losses import cross_entropy, gbce
+from tailorbird.zoo.recommenders.model import Recommender
+
+Loss = Literal["ce", "gbce"]
+Told = Callable[["State"], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to train.
+
+    Attributes:
+        epochs: at most.
+        batch: rows of events at once.
+        rate: of Adam.
+        decay: of weights, decoupled (AdamW).
+        loss: ``ce``: full softmax; ``gbce``: sampled negatives with calibrated confidence.
+        negatives: a position, for gbce.
+        masked: share of events that are masked, for a bidirectional model.
+        every: epochs between two looks at validation.
+        patience: looks without a better NDCG@10 before training ends.
+        seed: of every random choice.
+    """
+
+    epochs: int = 100
+    batch: int = 128
+    rate: float = 1e-3
+    decay: float = 0.0
+    loss: Loss = "ce"
+    negatives: int = 256
+    masked: float = 0.2
+    every: int = 1
+    patience: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be trained with.
+
+        Raises:
+            UsageError: a value out of range.
+        """
+        counts = (self.epochs, self.batch, self.negatives, self.every, self.patience)
+        if min(counts) < 1 or self.rate <= 0 or not 0 < self.masked < 1 or self.loss not in ("ce", "gbce"):
+            raise UsageError(f"can't train with {self}", hint="counts of 1 and more, a positive rate, loss ce or gbce")
+
+
+@dataclass
+class State:
+    """Where training stands.
+
+    Attributes:
+        model: as it is now.
+        optimiser: likewise.
+        epoch: epochs done.
+        best: the tensors of the best model so far by validation.
+        best_ndcg: its NDCG@10.
+        log: an entry a look: epoch, loss, ndcg@10, seconds.
+        seconds: spent so far.
+    """
+
+    model: Recommender
+    optimiser: torch.optim.AdamW
+    epoch: int = 0
+    best: dict[str, Tensor] = field(default_factory=dict)
+    best_ndcg: float = -1.0
+    log: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def finished(self, settings: Settings) -> bool:
+        """No more epochs, or no better model for too long."""
+        since = self.epoch - max((row["epoch"] for row in self.log if row["best"]), default=self.epoch)
+        return self.epoch >= settings.epochs or since >= settings.patience * settings.every
+
+
+def begin(model: Recommender, settings: Settings) -> State:
+    """A state before the first epoch."""
+    optimiser = torch.optim.AdamW(
+        model.parameters(), settings.rate, betas=(0.9, 0.98), weight_decay=settings.decay, fused=True
+    )
+    return State(model, optimiser)
+
+
+def train(state: State, split: Split, settings: Settings, told: Told = lambda state: None) -> Recommender:
+    """Train until validation no longer improves; the model ends with its best tensors.
+
+    Args:
+        state: from `begin`, or as it was at the end of some epoch: the result is the same.
+        split: training reads its training events, and the choice its validation cases.
+        settings: how.
+        told: called at the end of every epoch that looked at validation; may save the state.
+
+    Returns:
+        The model of the state.
+    """
+    model = state.model
+    while not state.finished(settings):
+        start = time.perf_counter()
+        lost = _epoch(state, split, settings)
+        state.epoch += 1
+        look = state.epoch % settings.every == 0 or state.epoch == settings.epochs
+        found = validate(model, split) if look else 0.0
+        state.seconds += time.perf_counter() - start
+        if look:
+            better = found > state.best_ndcg
+            if better:
+                state.best_ndcg, state.best = found, {k: v.clone() for k, v in model.state_dict().items()}
+            row = {"epoch": state.epoch, "loss": lost, "ndcg@10": found, "seconds": state.seconds, "best": better}
+            state.log.append(row)
+            told(state)
+    model.load_state_dict(state.best)
+    return model.eval()
+
+
+def validate(model: Recommender, split: Split) -> float:
+    """NDCG@10 on the validation cases, full ranking."""
+    return float(ndcg(full_ranking(split, model.score, "validation").ranks, 10).mean())
+
+
+def _epoch(state: State, split: Split, settings: Settings) -> float:
+    """One pass over the training rows; every random choice follows from seed and epoch."""
+    model = state.model.train()
+    torch.manual_seed(settings.seed * 100_003 + state.epoch)
+    total, count = 0.0, 0
+    for ids, targets in _batches(model, split, settings, np.random.default_rng([settings.seed, state.epoch])):
+        there = targets != 0
+        state.optimiser.zero_grad(set_to_none=True)
+        chosen, right = model.states(ids)[there], targets[there]
+        if settings.loss == "ce":
+            loss = cross_entropy(model, chosen, right)
+        else:
+            loss = gbce(model, chosen, right, settings.negatives)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        state.optimiser.step()
+        total, count = total + float(loss.detach()) * len(right), count + len(right)
+    return total / max(1, count)
+
+
+def _batches(
+    model: Recommender, split: Split, settings: Settings, random: np.random.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    length = model.shape.length
+    if isinstance(model, BERT4Rec):
+        return masked_batches(split, length, settings.batch, model.mask, settings.masked, random)
+    return causal_batches(split, length, settings.batch, random)
