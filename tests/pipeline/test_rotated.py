@@ -16,6 +16,7 @@ from tailorbird.artifact.verify import verify
 from tailorbird.checkpoint import open_checkpoint
 from tailorbird.errors import UsageError
 from tailorbird.pipeline import compress, prepare
+from tailorbird.pipeline.estimate import estimate
 from tailorbird.pipeline.quality import evaluate
 from tailorbird.pipeline.refit import export_refitted
 from tailorbird.plan import Plan
@@ -136,3 +137,8 @@ def test_the_original_can_be_fitted_anew_where_its_rotation_is_known(model_of: A
     compress(model_of("llama"), tmp_path / "b", options={"rotate": "learned"}, **given)
     with pytest.raises(UsageError, match="learned"):
         export_refitted(tmp_path / "b", tmp_path / "none", "gguf", model_of("llama"), data=text, **SMALL)
+
+
+def test_learning_is_part_of_the_estimate(model_of: Any) -> None:
+    stages = [estimate(prepare(model_of("untied"), name, "4bits"), 4096).seconds for name in ("quarot", "spinquant")]
+    assert "rotate" not in stages[0] and stages[1]["rotate"] > 0
