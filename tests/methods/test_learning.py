@@ -11,6 +11,7 @@ from tailorbird.errors import UsageError
 from tailorbird.fit.sweep import Fitted
 from tailorbird.formats import PlaneSpec
 from tailorbird.measure.block import Block
+from tailorbird.measure.statistics import Stats
 from tailorbird.method import Method
 from tailorbird.methods.autoround import AutoRound
 from tailorbird.methods.gptq import GPTQ
@@ -54,7 +55,7 @@ def lost(block: Block, found: dict[str, Fitted]) -> float:
 def test_without_a_step_it_is_rounding(block_of: Any, bits: int, symmetric: bool, scale: Any) -> None:
     block, common = block_of(), {"group_size": 16, "symmetric": symmetric, "scale": scale}
     rounding = fitted(block, RTN(**common), bits)
-    assert same(fitted(block, AutoRound(iterations=0, **common), bits), rounding)
+    assert same(fitted(block, AutoRound(iterations=0, start="minmax", **common), bits), rounding)
     assert same(fitted(block, OmniQuant(iterations=0, logit=40.0, **common), bits), rounding)
 
 
@@ -108,7 +109,16 @@ def test_mixed_formats_are_learned_as_they_are(block_of: Any) -> None:
         assert all(one.grid.spec == spec and torch.isfinite(one.pack().dequantize()).all() for one in found.values())
 
 
-@pytest.mark.parametrize("options", [{"iterations": -1}, {"batches": 0}, {"start": "zero"}], ids=str)
+def test_what_is_in_no_block_is_fitted_as_asked(layer_of: Any) -> None:
+    layer, spec = layer_of(64, 12, 200, [3]), PlaneSpec.uniform(3, 64, 16)
+    stats = Stats(layer.gram)
+    fits = {how: AutoRound(ends=how).fit(layer.weight.clone(), stats, spec) for how in ("minmax", "search", "sweep")}
+    assert same({"w": fits["minmax"]}, {"w": RTN().fit(layer.weight.clone(), Stats(), spec)})
+    assert same({"w": fits["sweep"]}, {"w": SlimLLM().fit(layer.weight.clone(), stats, spec)})
+    assert not same({"w": fits["search"]}, {"w": fits["minmax"]})
+
+
+@pytest.mark.parametrize("options", [{"iterations": -1}, {"batches": 0}, {"start": "zero"}, {"ends": "x"}], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_options_that_are_no_choice(kind: type[Learning], options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(options))):

@@ -37,6 +37,8 @@ STREAMING = 400e6
 FRESH = 5.0
 # A forward pass does less than one large product does in the same time.
 FORWARD = 0.6
+# Learning does more of them on the same few weights.
+LEARNING = 0.75
 # Bytes a method that learns holds for a weight: parameters, gradients, the best so far, what the backward pass needs.
 LEARNED = 32
 
@@ -128,13 +130,14 @@ def _tuning(job: Prepared, inner: list[Part], tokens: int, batches: int, rate: f
         return 0.0
     small, large = (_timed(lambda n=rows: _tune(job.method, inner[0], n)) for rows in LEARN_ROWS)  # type: ignore[misc]
     each = max(0.0, large - small) / ((LEARN_ROWS[1] - LEARN_ROWS[0]) * TRIAL_COLS)
-    return numel * (each + passes * 2.0 * tokens / (FORWARD * rate))
+    return numel * (each + passes * 2.0 * tokens / (LEARNING * rate))
 
 
 def _tune(method: Method, like: Part, rows: int) -> None:
     """Learn a block of one layer and one token: next to no forward pass."""
     part = replace(like, name="trial", shape=(rows, TRIAL_COLS))
-    weight, one = torch.randn(rows, TRIAL_COLS), torch.randn(1, 1, TRIAL_COLS)
+    generator = torch.Generator().manual_seed(0)
+    weight, one = (torch.randn(*shape, TRIAL_COLS, generator=generator) for shape in ((rows,), (1, 1)))
     stats = {"trial": Stats(torch.eye(TRIAL_COLS), torch.eye(TRIAL_COLS), TRIAL_COLS)}
 
     def forward(hidden: Tensor, replaced: Mapping[str, Tensor]) -> Tensor:

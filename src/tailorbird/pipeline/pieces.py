@@ -83,7 +83,7 @@ def _fit_block(
         mine = _seed(seed, index)
         return stream.block(index, piece.parts, stats, found.kept, mine, progress.within, job.plan.specs)
 
-    with progress.stage("transform", clock):
+    with progress.stage("fit", clock):
         replaced = _checked(job.method.transform(seen()), piece, found.kept)
     if replaced:
         found.kept |= {name: tensor for name, tensor in replaced.items() if name in found.kept}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -28,14 +28,14 @@ SEARCH = RangeSearch(ratios(10, 0.5))
 
 @dataclass(frozen=True, kw_only=True)
 class Learning(Method):
-    """Options of every method that learns on a block's outputs; embedding and head, which are in no block, are swept
-    with searched ranges.
+    """Options of every method that learns on a block's outputs.
 
     Attributes:
         iterations: gradient steps for a block; 0 leaves the start as it is.
         batches: calibration batches (of up to four windows) a step.
         start: where learning begins: ``minmax`` ranges, ranges by ``search``, or the codes of a GPTQ ``sweep`` with
             searched ranges.
+        ends: how embedding and head, which are in no block, are fitted: as one of these, without learning.
         damp: part of the mean Hessian diagonal added to it, in sweeps.
     """
 
@@ -44,22 +44,22 @@ class Learning(Method):
     iterations: int = 100
     batches: int = 1
     start: Start = "minmax"
+    ends: Start = "sweep"
     damp: float = 0.01
 
     def __post_init__(self) -> None:
         """Refuse what is no choice."""
         super().__post_init__()
-        if self.iterations < 0 or self.batches < 1 or self.start not in ("minmax", "search", "sweep"):
+        starts = get_args(Start)
+        if self.iterations < 0 or self.batches < 1 or self.start not in starts or self.ends not in starts:
             raise UsageError(
-                f"iterations={self.iterations}, batches={self.batches}, start={self.start!r}",
-                hint="iterations 0 or more, batches 1 or more, start is minmax, search or sweep",
+                f"iterations={self.iterations}, batches={self.batches}, start={self.start!r}, ends={self.ends!r}",
+                hint="iterations 0 or more, batches 1 or more, start and ends are minmax, search or sweep",
             )
 
     def fit(self, weight: Tensor, stats: Stats, spec: PlaneSpec) -> Fitted:
-        """A part outside the blocks: the sweep with searched ranges."""
-        upper, dead = stats.factor(self.damp)
-        weight[:, dead] = 0
-        return sweep(weight, spec, SEARCH, upper)
+        """A part outside the blocks."""
+        return fit_as(weight, stats, spec, self.ends, self.damp)
 
     def passes(self, batches: int) -> float:
         """Three for a step on all data, one for each time the whole loss is compared."""
@@ -106,10 +106,17 @@ def begin(weight: Tensor, stats: Stats, spec: PlaneSpec, start: Start, damp: flo
     After a sweep that is the weight as the sweep met it: rounding it gives the sweep's codes, and how far each weight
     is from its neighbouring codes still says which of them it would rather have.
     """
-    if start == "sweep":
+    if start != "sweep":
+        return weight, fit_as(weight, stats, spec, start, damp).grid
+    met = torch.empty_like(weight)
+    return met, fit_as(weight.clone(), stats, spec, start, damp, met).grid
+
+
+def fit_as(weight: Tensor, stats: Stats, spec: PlaneSpec, how: Start, damp: float, met: Tensor | None = None) -> Fitted:
+    """Nothing learned: rounding to min-max or searched ranges, or a sweep with searched ranges, which may overwrite the
+    weight; `met` see `sweep`."""
+    if how == "sweep":
         upper, dead = stats.factor(damp)
-        weight = weight.clone()
         weight[:, dead] = 0
-        met = torch.empty_like(weight)
-        return met, sweep(weight, spec, SEARCH, upper, met=met).grid
-    return weight, sweep(weight, spec, SEARCH if start == "search" else minmax).grid
+        return sweep(weight, spec, SEARCH, upper, met=met)
+    return sweep(weight, spec, SEARCH if how == "search" else minmax)
