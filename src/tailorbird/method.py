@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
 from torch import Tensor
 
@@ -22,6 +22,8 @@ from tailorbird.formats.spec import Offset, Scale
 from tailorbird.measure.block import Block
 from tailorbird.measure.statistics import Need, Stats
 
+Rotate = Literal["none", "hadamard", "learned"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
@@ -32,6 +34,10 @@ class Method:
         group_size: columns that share a scale; where it does not divide a row, the nearest divisor is taken (`spec`).
         symmetric: no zero points.
         scale: ``u8``: 8-bit scales under a half a row; ``fp16``: a half for every group.
+        rotate: rotate the model before anything else (`tailorbird.transform`): ``hadamard`` at random, ``learned``
+            from there on to where rounding costs least.
+        rotate_residual: rotate the residual stream too, and not the value heads alone.
+        rotate_seed: of the rotation's random signs.
     """
 
     name: ClassVar[str] = ""
@@ -43,11 +49,21 @@ class Method:
     group_size: int = 64
     symmetric: bool = False
     scale: Scale = "u8"
+    rotate: Rotate = "none"
+    rotate_residual: bool = True
+    rotate_seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse options no format can hold."""
         if self.group_size < 1 or self.scale not in ("u8", "fp16"):
             raise UsageError(f"group_size={self.group_size}, scale={self.scale!r}", hint="a positive size; u8 or fp16")
+        if self.rotate not in get_args(Rotate):
+            raise UsageError(f"rotate={self.rotate!r}", hint=f"one of {', '.join(get_args(Rotate))}")
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether calibration data is needed: for statistics, or to learn a rotation."""
+        return bool(self.needs) or self.rotate == "learned"
 
     @property
     def offset(self) -> Offset:

@@ -35,7 +35,7 @@ class Plan:
     @property
     def numel(self) -> int:
         """Weights that bits are counted over."""
-        return sum(part.numel for part in self.parts)
+        return sum(part.numel for part in self.parts if not part.copy_of)
 
     @property
     def code_bytes(self) -> int:
@@ -86,6 +86,10 @@ class Plan:
             ) from cause
         if not parts or len(specs) != len(parts):
             raise error("a plan needs parts, each once", hint="make one with --dry-run --json")
+        shapes = {part.name: part.shape for part in parts if not part.copy_of}
+        for part in parts:
+            if part.copy_of and shapes.get(part.copy_of) != part.shape:
+                raise error(f"part {part.name} is no copy of {part.copy_of!r}", hint="make one with --dry-run --json")
         return cls(data["method"], data["options"], parts, specs)
 
 
@@ -120,6 +124,8 @@ def _part_json(part: Part) -> dict[str, Any]:
         data["uses"] = part.uses
     if part.tied:
         data["tied"] = list(part.tied)
+    if part.copy_of:
+        data["copy_of"] = part.copy_of
     return data
 
 
@@ -133,11 +139,11 @@ def _part_from_json(data: Mapping[str, Any]) -> Part:
         or not rows * cols
     ):
         raise ValueError(f"shape, block, expert and uses must be natural numbers: {dict(data)}")
-    tied = data.get("tied", [])
+    tied, copy_of = data.get("tied", []), data.get("copy_of", "")
     if (
         not isinstance(tied, list)
         or data["role"] not in get_args(Role)
-        or not all(isinstance(name, str) for name in [data["name"], *tied])
+        or not all(isinstance(name, str) for name in [data["name"], copy_of, *tied])
     ):
         raise ValueError(f"role or names of {dict(data)}")
     return Part(
@@ -148,4 +154,5 @@ def _part_from_json(data: Mapping[str, Any]) -> Part:
         data.get("expert"),
         data.get("uses", 1),
         tuple(tied),
+        copy_of,
     )

@@ -3,5 +3,6 @@
 from tailorbird.anatomy.anatomy import Anatomy
 from tailorbird.anatomy.model import Model
 from tailorbird.anatomy.part import Part
+from tailorbird.anatomy.wiring import Wiring
 
-__all__ = ["Anatomy", "Model", "Part"]
+__all__ = ["Anatomy", "Model", "Part", "Wiring"]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from tailorbird.anatomy.part import Part, Role
+from tailorbird.anatomy.wiring import Wiring
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Anatomy:
         embedding: path of the token embedding; empty when there is none.
         head: path of the output head; empty when there is none.
         roles: role by the name of the module that holds a linear layer, such as ``{"self_attn": "attention"}``.
+        wiring: how the layers of a block hang together; None where nobody said, and no equivalent transform is known.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Anatomy:
     embedding: str = ""
     head: str = ""
     roles: Mapping[str, Role] = field(default_factory=dict)
+    wiring: Wiring | None = None
 
     def parts(self, module: nn.Module, tied: bool) -> list[Part]:
         """Every weight of `module` that can be compressed, in the order a forward pass meets them.

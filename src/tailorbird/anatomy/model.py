@@ -135,7 +135,7 @@ class Model:
     @property
     def numel(self) -> int:
         """Weights of all parts, tied ones once: what bits are counted against."""
-        return sum(part.numel for part in self.parts)
+        return sum(part.numel for part in self.parts if not part.copy_of)
 
     def kept(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the tensors that are stored as they are: norms, biases, positions."""

@@ -20,6 +20,8 @@ class Part:
         expert: index among the experts of its layer.
         uses: how many times one forward pass multiplies by it.
         tied: names of other modules that read the same weight; it is stored once.
+        copy_of: name of the part whose weights it repeats, changed by a transform (a head that was tied); its bytes
+            count, but bits are not counted over its weights.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Part:
     expert: int | None = None
     uses: int = 1
     tied: tuple[str, ...] = ()
+    copy_of: str = ""
 
     @property
     def tensor(self) -> str:

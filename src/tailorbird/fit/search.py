@@ -16,6 +16,8 @@ from tailorbird.fit.groups import minmax, ranged
 from tailorbird.formats.spec import Offset
 
 NORM = 2.4
+# Shares of the range that clipping tries: down to half of it in steps of a twentieth.
+CLIPS = tuple(1 - k / 20 for k in range(1, 11))
 
 
 def ratios(steps: int, reach: float) -> list[float]:

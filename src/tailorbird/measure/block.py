@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from tailorbird.anatomy import Part
+from tailorbird.anatomy import Part, Wiring
+from tailorbird.formats import PlaneSpec
 from tailorbird.measure.statistics import Stats
 
 
@@ -37,6 +38,9 @@ class Block:
         seed: of every random choice inside this block.
         forward: the block on hidden states, with some of its tensors (by tensor name) replaced.
         told: told how many steps are done, and of how many, while the method works.
+        name: path of the block, with which the names of its parts begin.
+        planned: the formats the plan gives its parts, by part name, before `Method.decide`.
+        wiring: how its layers hang together; None where nobody said.
     """
 
     index: int
@@ -49,6 +53,9 @@ class Block:
     seed: int
     forward: Callable[[Tensor, Mapping[str, Tensor]], Tensor]
     told: Callable[[int, int], None] = lambda done, total: None
+    name: str = ""
+    planned: Mapping[str, PlaneSpec] = field(default_factory=dict)
+    wiring: Wiring | None = None
 
     def run(
         self,
@@ -64,7 +71,7 @@ class Block:
             i: which batch.
             weights: in place of the parts' own, by part name; parts that are left out keep theirs.
             kept: in place of other tensors, by tensor name.
-            inputs: hidden states in place of the batch's own, of the same shape.
+            inputs: hidden states in place of the batch's own, of the same shape or that of its first window.
 
         Returns:
             float32 (batch, length, width).

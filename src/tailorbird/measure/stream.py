@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tailorbird.anatomy import Model, Part
+from tailorbird.formats import PlaneSpec
 from tailorbird.measure.block import Block
 from tailorbird.measure.shell import Rows, Shell
 from tailorbird.measure.states import States
@@ -39,6 +40,8 @@ class Stream:
         self.tokens = sum(batch.shape[0] * (batch.shape[1] if batch.dim() > 1 else 1) for batch in batches)
         with torch.no_grad():
             self.states = States([self.shell.enter(batch, rows) for batch in batches], folder)
+            # So that a method can run the first window alone.
+            self.shell.enter(batches[0][:1], rows)
             self.targets: States | None = None
             if reference:
                 self.targets = States([self.shell.enter(batch, reference) for batch in batches], folder / "reference")
@@ -77,11 +80,26 @@ class Stream:
         kept: Mapping[str, Tensor],
         seed: int,
         told: Callable[[int, int], None],
+        planned: Mapping[str, PlaneSpec] | None = None,
     ) -> Block:
         """A block as a method sees it; `measure` has put its weights in place."""
         weights = {part.name: self.model.weight(part) for part in parts}
         forward = partial(self.shell.run, index)
-        return Block(index, parts, weights, kept, stats, self.states, self.targets or (), seed, forward, told)
+        return Block(
+            index,
+            parts,
+            weights,
+            kept,
+            stats,
+            self.states,
+            self.targets or (),
+            seed,
+            forward,
+            told,
+            self.model.blocks[index],
+            planned or {},
+            self.model.anatomy.wiring,
+        )
 
     @torch.no_grad()
     def advance(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def calibration(
     Raises:
         DataError: the data is of the wrong kind, or missing for a module from memory.
     """
-    if not job.method.needs:
+    if not job.method.calibrated:
         return Calibration([], "none")
     if job.checkpoint is None:
         if data is None or isinstance(data, str | Path) or not all(isinstance(batch, Tensor) for batch in data):
@@ -59,3 +59,13 @@ def _digested(batches: Sequence[Tensor]) -> Calibration:
         digest.update(repr((batch.dtype, tuple(batch.shape))).encode())
         digest.update(raw_bytes(batch))
     return Calibration(batches, digest.hexdigest())
+
+
+def original_rows(job: Prepared, data: Calibration) -> Callable[[Tensor], Tensor]:
+    """Uncompressed embedding rows by token id; only those the data use are read."""
+    name = job.model.anatomy.embedding
+    if not name:
+        return lambda ids: ids
+    used = torch.unique(torch.cat([batch.reshape(-1) for batch in data.batches]))
+    table = job.model.gather(f"{name}.weight", used).float()
+    return lambda ids: table[torch.searchsorted(used, ids)]

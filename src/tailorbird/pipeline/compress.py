@@ -18,11 +18,12 @@ from tailorbird.artifact.verify import close
 from tailorbird.errors import TailorbirdError
 from tailorbird.files import write_atomic, write_json
 from tailorbird.measure.stream import Stream
-from tailorbird.pipeline.calibration import Calibration, calibration
+from tailorbird.pipeline.calibration import Calibration, calibration, original_rows
 from tailorbird.pipeline.memory import give_back, keep_little
 from tailorbird.pipeline.pieces import fit_piece
 from tailorbird.pipeline.prepare import Prepared, check_budget, prepare
 from tailorbird.pipeline.progress import Progress, silent
+from tailorbird.pipeline.turn import learned
 from tailorbird.plan import Plan
 
 
@@ -134,8 +135,12 @@ def _run(
     torch.manual_seed(0)
     stream: Stream | None = None
     weights: dict[str, str] = {}
-    measured = bool(job.method.needs) and not all(partial.done(piece) for piece in job.pieces)
+    left = not all(partial.done(piece) for piece in job.pieces)
+    measured = bool(job.method.needs) and left
     progress.begin(len(job.pieces))
+    if job.method.rotate == "learned" and left:
+        with progress.stage("rotate", clock):
+            job = learned(job, data, partial.folder / "work" / "states" / "rotate")
     for piece in job.pieces:
         if measured and stream is None and (piece.block is not None or not job.model.anatomy.blocks):
             stream = _stream(job, data, partial)
@@ -174,16 +179,6 @@ def _embedding(job: Prepared, data: Calibration, partial: Partial) -> Callable[[
     if name and first.block is None and partial.done(first):
         return partial.planes(first)[name].gather
     return original_rows(job, data)
-
-
-def original_rows(job: Prepared, data: Calibration) -> Callable[[Tensor], Tensor]:
-    """Uncompressed embedding rows by token id; only those the data use are read."""
-    name = job.model.anatomy.embedding
-    if not name:
-        return lambda ids: ids
-    used = torch.unique(torch.cat([batch.reshape(-1) for batch in data.batches]))
-    table = job.model.gather(f"{name}.weight", used).float()
-    return lambda ids: table[torch.searchsorted(used, ids)]
 
 
 def _finish(job: Prepared, partial: Partial, weights: dict[str, str]) -> None:

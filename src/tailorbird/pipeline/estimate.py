@@ -21,7 +21,9 @@ from tailorbird.measure.states import SPILL_BYTES
 from tailorbird.measure.statistics import SAMPLE, Stats
 from tailorbird.method import Method
 from tailorbird.pipeline.prepare import Prepared
+from tailorbird.pipeline.turn import ROWS, TOKENS
 from tailorbird.plan import Plan
+from tailorbird.transform.learn import BATCH, STEPS
 
 TRIAL_COLS = 512
 TRIAL_ROWS = (128, 1024)
@@ -46,7 +48,7 @@ class Estimate:
     """What a job will need.
 
     Attributes:
-        seconds: by stage: measure, fit, verify (with packing), evaluate.
+        seconds: by stage: rotate (where a rotation is learned), measure, fit, verify (with packing), evaluate.
         total_seconds: their sum.
         memory_bytes: peak, above what the interpreter with its libraries takes.
     """
@@ -86,7 +88,16 @@ def estimate(job: Prepared, tokens: int, evaluated: int = 0, batches: int = 1) -
         "evaluate": 2 * (2 * evaluated * weights / (FORWARD * rate) + 4 * weights / STREAMING) if evaluated else 0.0,
     }
     seconds["measure"] += 2 * 4 * numel / STREAMING
+    if job.method.rotate == "learned":
+        seconds["rotate"] = _learning(job, inner, tokens, rate)
     return Estimate(seconds, sum(seconds.values()), _memory(job, inner, tokens, batches))
+
+
+def _learning(job: Prepared, inner: list[Part], tokens: int, rate: float) -> float:
+    """Two forward passes of every block, and the products of every step, forwards and backwards."""
+    wide = job.model.parts[0].shape[1]
+    steps = STEPS * 6.0 * BATCH * (ROWS + TOKENS) * wide**2 if job.method.rotate_residual else 0.0
+    return (steps + 2 * 2.0 * tokens * sum(part.numel * part.uses for part in inner) / FORWARD) / rate
 
 
 def _measuring(job: Prepared, inner: list[Part], tokens: int, rate: float) -> float:

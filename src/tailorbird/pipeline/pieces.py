@@ -80,7 +80,8 @@ def _fit_block(
     assert index is not None
 
     def seen() -> Block:
-        return stream.block(index, piece.parts, stats, found.kept, _seed(seed, index), progress.within)
+        mine = _seed(seed, index)
+        return stream.block(index, piece.parts, stats, found.kept, mine, progress.within, job.plan.specs)
 
     with progress.stage("fit", clock):
         replaced = _checked(job.method.transform(seen()), piece, found.kept)

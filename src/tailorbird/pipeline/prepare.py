@@ -27,6 +27,7 @@ from tailorbird.formats import BitPlanes, PlaneSpec
 from tailorbird.methods import Method, find
 from tailorbird.plan import Plan
 from tailorbird.tasks.tokenizer import MAX_BYTES as TOKENIZER_BYTES
+from tailorbird.transform.rotate import rotated
 
 DEFAULT_BUDGET = "4.5bits"
 SMALL_FILES = (
@@ -124,10 +125,11 @@ def prepare(
     if plan is not None:
         method, options = plan.method, dict(plan.options) | dict(options or {})
     chosen = find(method).from_options(options or {})
+    model = turned(model, chosen)
     asked = Budget.parse(budget if budget is not None else ([] if plan else DEFAULT_BUDGET))
     pieces = segments(model)
-    kept = {name: narrowed(model.read(name)) for piece in pieces for name in piece.kept}
-    files = _files(checkpoint)
+    kept = kept_of(model, pieces)
+    files = _files(checkpoint, model)
     rules = targets.find(target).rules(model.parts) if target else FREE
     begun = Plan(method, chosen.options(), model.parts, _given(plan, model) if plan else {})
     draft = Prepared(
@@ -234,11 +236,23 @@ def _given(plan: Plan, model: Model) -> dict[str, PlaneSpec]:
     return dict(plan.specs)
 
 
-def _files(checkpoint: Checkpoint | None) -> dict[str, bytes]:
+def kept_of(model: Model, pieces: Iterable[Segment]) -> dict[str, Tensor]:
+    """The tensors stored as they are, ready to write."""
+    return {name: narrowed(model.read(name)) for piece in pieces for name in piece.kept}
+
+
+def turned(model: Model, method: Method) -> Model:
+    """The model as the method wants it turned; a learned rotation begins at the random one, and is learned later."""
+    if method.rotate == "none":
+        return model
+    return rotated(model, method.rotate_residual, method.rotate_seed)
+
+
+def _files(checkpoint: Checkpoint | None, model: Model) -> dict[str, bytes]:
     """Configuration and tokenizer as the artifact keeps them."""
     if checkpoint is None:
         return {}
-    files = {"config.json": json_bytes(dict(checkpoint.config) | QUANTIZED)}
+    files = {"config.json": json_bytes(dict(model.config) | QUANTIZED)}
     if (path := checkpoint.tokenizer_file) is not None:
         text = json.dumps(
             read_json(path, limit=TOKENIZER_BYTES, error=ModelError), ensure_ascii=False, separators=(",", ":")

@@ -30,8 +30,7 @@ from tailorbird.formats.safetensors_header import TensorInfo, read_header
 from tailorbird.formats.safetensors_write import write
 from tailorbird.measure.statistics import Stats
 from tailorbird.measure.stream import Stream
-from tailorbird.pipeline.calibration import calibration
-from tailorbird.pipeline.compress import original_rows
+from tailorbird.pipeline.calibration import calibration, original_rows
 from tailorbird.pipeline.memory import give_back
 from tailorbird.pipeline.pieces import statistics
 from tailorbird.pipeline.prepare import prepare
@@ -97,7 +96,7 @@ def _fitted(
     windows: Mapping[str, Any],
     told: Told,
 ) -> Blocks:
-    job = prepare(original, plan=replace(artifact.plan, method="gptq", options={}))
+    job = prepare(original, plan=replace(artifact.plan, method="gptq", options=_rotation(artifact)))
     _check_kept(artifact, job.kept)
     batches = calibration(job, **windows)
     stream: Stream | None = None
@@ -118,6 +117,17 @@ def _fitted(
             stream.advance(piece.block, {part.name: _values(artifact, found, part) for part in piece.parts})
         give_back()
     return found
+
+
+def _rotation(artifact: Artifact) -> dict[str, Any]:
+    """The options by which the original was rotated before it was fitted."""
+    options = {name: value for name, value in artifact.plan.options.items() if name.startswith("rotate")}
+    if options.get("rotate") == "learned":
+        raise UsageError(
+            "the artifact's rotation was learned and is not kept, so that the original can't be rotated alike",
+            hint="export without the original's weights, or compress with rotate=hadamard",
+        )
+    return options
 
 
 def _check_kept(artifact: Artifact, kept: Mapping[str, Tensor]) -> None:

@@ -1,0 +1,1 @@
+"""Equivalent transforms: other weights for the same model, easier to round."""
