@@ -9,6 +9,7 @@ product; inside a block the same is done once more for 16 columns.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -41,6 +42,10 @@ class Fitted:
     grid: Grid
     column_order: Tensor | None = None
     error: float = 0.0
+
+    def meaning(self) -> Iterator[Tensor]:
+        """Codes, scales and offsets, see `PackedWeight.meaning`."""
+        return iter((self.codes, *self.grid.values()))
 
     def pack(self) -> BitPlanes:
         """The packed weight."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from tailorbird.anatomy import Part
 from tailorbird.artifact.layout import Segment
 from tailorbird.artifact.manifest import weight_digest
-from tailorbird.formats import BitPlanes
+from tailorbird.formats import PackedWeight, PlaneSpec
 from tailorbird.measure.statistics import Stats
 from tailorbird.measure.stream import Stream
 from tailorbird.pipeline.prepare import Prepared
@@ -23,7 +23,7 @@ CHUNK = 2**22
 
 def fit_piece(
     job: Prepared, piece: Segment, stream: Stream | None, progress: Progress, clock: dict[str, float]
-) -> tuple[dict[str, BitPlanes], dict[str, dict[str, Any]]]:
+) -> tuple[dict[str, PackedWeight], dict[str, dict[str, Any]]]:
     """Fit the parts of a piece.
 
     Returns:
@@ -31,7 +31,7 @@ def fit_piece(
     """
     with progress.stage("measure", clock):
         stats = statistics(job, piece, stream)
-    planes: dict[str, BitPlanes] = {}
+    planes: dict[str, PackedWeight] = {}
     facts: dict[str, dict[str, Any]] = {}
     for part in piece.parts:
         with progress.stage("fit", clock):
@@ -49,17 +49,17 @@ def statistics(job: Prepared, piece: Segment, stream: Stream | None) -> dict[str
     return dict.fromkeys((part.name for part in piece.parts), stream.head_inputs(job.method.needs))
 
 
-def _fit(job: Prepared, part: Part, stats: Stats) -> tuple[BitPlanes, dict[str, Any]]:
+def _fit(job: Prepared, part: Part, stats: Stats) -> tuple[PackedWeight, dict[str, Any]]:
     start = time.perf_counter()
     weight = job.model.weight(part)
     if job.method.needs and stats.gram is None and stats.inputs is None:
         stats = Stats(torch.eye(part.shape[1]), torch.eye(part.shape[1]), part.shape[1])
     planned = job.plan.specs[part.name]
     # A plan given by hand keeps bits written group by group; one number leaves the inner choice to the method.
-    fixed = job.given and len(set(planned.bits)) > 1
+    fixed = job.given and isinstance(planned, PlaneSpec) and planned.mixed
     fixed |= job.rules.tied(part)
     spec = planned if fixed else job.method.decide(weight, stats, planned)
-    if BitPlanes.plan(part.shape[0], spec).nbytes > job.plan.part_bytes(part) or not job.rules.allows(part, spec):
+    if spec.plan(part.shape[0]).nbytes > job.plan.part_bytes(part) or not job.rules.allows(part, spec):
         spec = planned
     fitted = job.method.fit(weight, stats, spec)
     del weight
@@ -68,13 +68,13 @@ def _fit(job: Prepared, part: Part, stats: Stats) -> tuple[BitPlanes, dict[str, 
     facts = {
         "error": _error(job, part, planes, stats),
         "bytes": planes.nbytes,
-        "digest": weight_digest([fitted.codes], fitted.grid),
+        "digest": weight_digest(fitted.meaning()),
         "seconds": time.perf_counter() - start,
     }
     return planes, facts
 
 
-def _error(job: Prepared, part: Part, planes: BitPlanes, stats: Stats) -> float:
+def _error(job: Prepared, part: Part, planes: PackedWeight, stats: Stats) -> float:
     """Relative output error trace(dW H dW^T) / trace(W H W^T); H = I without statistics."""
     lost, whole = 0.0, 0.0
     step = max(1, CHUNK // part.shape[1])
