@@ -105,7 +105,7 @@ class BiLLM(Method):
     def _salient(self, weight: Tensor, salience: Tensor, ranks: Tensor, spec: SumSpec) -> int:
         """How many groups of salient columns lose least."""
         domain = (weight if self.search == "weight" else salience).T
-        most = min(self.limit * spec.cols // (BLOCK * spec.group_size), spec.groups - 1)
+        most = min(round(self.limit * spec.cols / (BLOCK * spec.group_size)), spec.groups - 1)
         errors = []
         for count in range(most + 1):
             wide = count * spec.group_size

@@ -74,7 +74,9 @@ class Planes(Method):
         rows = weight[:: max(1, weight.shape[0] // SAMPLE_ROWS)][:SAMPLE_ROWS]
         room = spec.plan(weight.shape[0]).nbytes
         found: list[Spec] = [spec]
-        found += [other for other in self._others(weight, stats, spec) if other.plan(len(weight)).nbytes <= room]
+        for other in self._others(weight, stats, spec):
+            if other not in found and other.plan(len(weight)).nbytes <= room:
+                found.append(other)
         if len(found) == 1:
             return spec
         return min(found, key=lambda other: self._loss(rows, stats, other))

@@ -71,6 +71,8 @@ def _fit(job: Prepared, part: Part, stats: Stats) -> tuple[PackedWeight, dict[st
         "digest": weight_digest(fitted.meaning()),
         "seconds": time.perf_counter() - start,
     }
+    if (claimed := getattr(fitted, "claimed_bits", None)) is not None:
+        facts["claimed_bits"] = claimed
     return planes, facts
 
 
