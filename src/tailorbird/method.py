@@ -16,8 +16,7 @@ from torch import Tensor
 
 from tailorbird.anatomy import Part
 from tailorbird.errors import UsageError
-from tailorbird.fit.sweep import Fitted
-from tailorbird.formats import PlaneSpec
+from tailorbird.formats import Fit, PlaneSpec, Spec
 from tailorbird.formats.spec import Offset, Scale
 from tailorbird.measure.block import Block
 from tailorbird.measure.statistics import Need, Stats
@@ -45,6 +44,9 @@ class Method:
     paper: ClassVar[str] = ""
     status: ClassVar[str] = "ready"
     needs: ClassVar[frozenset[Need]] = frozenset()
+    # The format of weights inside the blocks is the method's own; bits of a budget are for embedding and head.
+    own_format: ClassVar[bool] = False
+    kinds: ClassVar[frozenset[str]] = frozenset({PlaneSpec.kind})
 
     group_size: int = 64
     symmetric: bool = False
@@ -70,13 +72,25 @@ class Method:
         """How groups store where their codes begin."""
         return "none" if self.symmetric else "integer"
 
-    def spec(self, part: Part, bits: int) -> PlaneSpec:
-        """The format of a part at a number of bits, before `decide`."""
+    def spec(self, part: Part, bits: int) -> Spec:
+        """The format of a part at a number of bits, before `decide`; of one of the method's `kinds`."""
+        return self.planes(part, bits)
+
+    def planes(self, part: Part, bits: int) -> PlaneSpec:
+        """Affine planes of one number of bits."""
         return PlaneSpec.uniform(bits, part.shape[1], group_of(part.shape[1], self.group_size), self.offset, self.scale)
 
-    def decide(self, weight: Tensor, stats: Stats, spec: PlaneSpec) -> PlaneSpec:
-        """The method's inner choice: a format of the same bytes as `spec` (bits by group, say). Weight is float32
-        (rows, cols)."""
+    def fitting(self, part: Part, spec: Spec) -> Spec:
+        """A spec the method can fit.
+
+        Raises:
+            UsageError: it is of another kind; says what the method can.
+        """
+        if spec.kind not in self.kinds:
+            raise UsageError(
+                f"{self.name} can't fit {part.name} as {spec.label}",
+                hint=f"{self.name} fits {' and '.join(sorted(self.kinds))}; take another method, plan or target",
+            )
         return spec
 
     def transform(self, block: Block) -> Mapping[str, Tensor]:
@@ -88,7 +102,7 @@ class Method:
         """
         return {}
 
-    def tune(self, block: Block, specs: Mapping[str, PlaneSpec]) -> Mapping[str, Fitted]:
+    def tune(self, block: Block, specs: Mapping[str, Any]) -> Mapping[str, Fit]:
         """Codes of a block's parts, by part name, found together in the decided formats. Called where `needs` has
         ``block``; parts that are left out are fitted one by one."""
         return {}
@@ -98,7 +112,13 @@ class Method:
         counting as two; for an estimate of time. `batches` is how many the data come in."""
         return 0.0
 
-    def fit(self, weight: Tensor, stats: Stats, spec: PlaneSpec) -> Fitted:
+    def decide(self, weight: Tensor, stats: Stats, spec: Any) -> Spec:
+        """The method's inner choice: a format of the same bytes as `spec` (bits by group, say). Weight is float32
+        (rows, cols)."""
+        same: Spec = spec
+        return same
+
+    def fit(self, weight: Tensor, stats: Stats, spec: Any) -> Fit:
         """The codes that lose least in this format. Weight is float32 (rows, cols) and may be overwritten."""
         raise NotImplementedError(f"method {self.name!r} has no fit")
 

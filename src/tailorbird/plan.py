@@ -8,7 +8,8 @@ from typing import Any, get_args
 
 from tailorbird.anatomy.part import Part, Role
 from tailorbird.errors import TailorbirdError, UsageError
-from tailorbird.formats import BitPlanes, PlaneSpec
+from tailorbird.formats import Spec, spec_from_json
+from tailorbird.formats.family import groups_in
 
 VERSION = 1
 _MAX_DIM = 2**31
@@ -30,7 +31,7 @@ class Plan:
     method: str
     options: Mapping[str, Any]
     parts: Sequence[Part]
-    specs: Mapping[str, PlaneSpec]
+    specs: Mapping[str, Spec]
 
     @property
     def numel(self) -> int:
@@ -44,7 +45,7 @@ class Plan:
 
     def part_bytes(self, part: Part) -> int:
         """Bytes of one packed part."""
-        return BitPlanes.plan(part.shape[0], self.specs[part.name]).nbytes
+        return self.specs[part.name].plan(part.shape[0]).nbytes
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for plan.json."""
@@ -95,7 +96,7 @@ class Plan:
 
 def _check_sizes(parts: Sequence[Part], formats: Sequence[Any], stored: int, error: type[TailorbirdError]) -> None:
     """A weight takes a bit at least, a group of a row a byte."""
-    groups = [-(-part.shape[1] // max(1, int(form["group_size"]))) for part, form in zip(parts, formats, strict=True)]
+    groups = [groups_in(form, part.shape[1]) for part, form in zip(parts, formats, strict=True)]
     of_rows = sum(part.shape[0] * count for part, count in zip(parts, groups, strict=True))
     if sum(part.numel for part in parts) > 8 * stored or of_rows > stored or sum(groups) > _MAX_GROUPS:
         raise error(
@@ -104,9 +105,9 @@ def _check_sizes(parts: Sequence[Part], formats: Sequence[Any], stored: int, err
         )
 
 
-def _spec(part: Part, form: Any, error: type[TailorbirdError]) -> PlaneSpec:
+def _spec(part: Part, form: Any, error: type[TailorbirdError]) -> Spec:
     try:
-        return PlaneSpec.from_json(form, part.shape[1])
+        return spec_from_json(form, part.shape[1])
     except (UsageError, TypeError) as cause:
         raise error(f"part {part.name}: {cause}", hint=getattr(cause, "hint", "") or "edit the plan") from cause
 

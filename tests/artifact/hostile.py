@@ -32,7 +32,6 @@ from tailorbird.artifact import Artifact
 from tailorbird.artifact.manifest import weight_digest
 from tailorbird.artifact.verify import verify
 from tailorbird.errors import ArtifactError, TailorbirdError
-from tailorbird.formats.grid import Grid
 
 Rng = random.Random
 SPARE = 256 * 2**20  # address space a verification may take beyond what the process had
@@ -79,7 +78,7 @@ def refit_weights(folder: Path) -> None:
     artifact, manifest = Artifact.open(folder), read(folder, "manifest.json")
     for part in artifact.plan.specs:
         planes = artifact.planes(part)
-        manifest["weights"][part] = weight_digest([planes.codes()], Grid(planes.spec, planes.arrays))
+        manifest["weights"][part] = weight_digest(planes.meaning())
     put(folder, "manifest.json", manifest)
 
 

@@ -11,7 +11,7 @@ import torch
 from tailorbird.allocate.rules import Rules
 from tailorbird.anatomy import Part
 from tailorbird.artifact import Artifact
-from tailorbird.artifact.reencode import Reencoded, converted, nearest, spec_label
+from tailorbird.artifact.reencode import Reencoded, converted, nearest
 from tailorbird.fit.groups import minmax
 from tailorbird.fit.sweep import sweep
 from tailorbird.formats import BitPlanes, PlaneSpec
@@ -91,8 +91,7 @@ def specs_of(bits: int) -> PlaneSpec:
 
 
 def test_labels() -> None:
-    part = Part("w", (8, 64), "mlp")
-    assert spec_label(part, specs_of(3)) == "3 bits, groups of 16, zero points, u8 scales"
+    assert specs_of(3).label == "3 bits, groups of 16, zero points, u8 scales"
     mixed = PlaneSpec((2, 4), 32, "none", "fp16", True)
-    assert spec_label(part, mixed) == "2 to 4 bits mixed, groups of 32, symmetric, fp16 scales, column order"
-    assert "rows" in spec_label(part, PlaneSpec.uniform(2, 64, 64, "float"))
+    assert mixed.label == "2 to 4 bits mixed, groups of 32, symmetric, fp16 scales, column order"
+    assert "rows" in PlaneSpec.uniform(2, 64, 64, "float").label

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tailorbird.anatomy.part import Part
-from tailorbird.formats import PlaneSpec
+from tailorbird.formats import Spec
 
-Carried = Callable[[Part, PlaneSpec], PlaneSpec]
+Carried = Callable[[Part, Spec], Spec]
 
 
-def anything(part: Part, spec: PlaneSpec) -> PlaneSpec:
+def anything(part: Part, spec: Spec) -> Spec:
     """No rule: every format stays as it is."""
     return spec
 
@@ -28,7 +28,7 @@ class Rules:
     carried: Carried = anything
     ties: Sequence[tuple[str, ...]] = ()
 
-    def allows(self, part: Part, spec: PlaneSpec) -> bool:
+    def allows(self, part: Part, spec: Spec) -> bool:
         """The part may have this format."""
         return self.carried(part, spec) == spec
 

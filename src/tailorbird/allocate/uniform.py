@@ -7,22 +7,23 @@ blocks are small, so the budget is used to within the smallest of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from tailorbird.allocate.rules import FREE, Rules
 from tailorbird.anatomy.part import Part
 from tailorbird.errors import BudgetError
-from tailorbird.formats import PlaneSpec
+from tailorbird.formats import PlaneSpec, Spec
 from tailorbird.formats.spec import MAX_BITS
 
-SpecOf = Callable[[Part, int], PlaneSpec]
-CostOf = Callable[[Part, PlaneSpec], int]
+SpecOf = Callable[[Part, int], Spec]
+CostOf = Callable[[Part, Spec], int]
 
 
 def uniform(
     parts: Sequence[Part], spec_of: SpecOf, cost_of: CostOf, limit: int, rules: Rules = FREE
-) -> dict[str, PlaneSpec]:
+) -> dict[str, Spec]:
     """Choose bits for every part so that their sum of bytes is at most `limit` and close to it.
 
     Args:
@@ -52,7 +53,7 @@ def uniform(
     return specs
 
 
-def _base(parts: Sequence[Part], spec_of: SpecOf, cost_of: CostOf, limit: int) -> tuple[int, dict[str, PlaneSpec]]:
+def _base(parts: Sequence[Part], spec_of: SpecOf, cost_of: CostOf, limit: int) -> tuple[int, dict[str, Spec]]:
     """The most bits that all parts can have alike, and the bytes that leaves."""
     for bits in range(MAX_BITS, 0, -1):
         specs = {part.name: spec_of(part, bits) for part in parts}
@@ -66,16 +67,16 @@ def _base(parts: Sequence[Part], spec_of: SpecOf, cost_of: CostOf, limit: int) -
 
 
 def _raised(
-    unit: list[Part], now: PlaneSpec, spec_of: SpecOf, rules: Rules, by_groups: bool
-) -> Iterator[list[tuple[Part, PlaneSpec]]]:
+    unit: list[Part], now: Spec, spec_of: SpecOf, rules: Rules, by_groups: bool
+) -> Iterator[list[tuple[Part, Spec]]]:
     """Better formats of parts that change together: the next more bits for all; for a part alone, for its last
     groups, most groups first: in a sweep nothing after them can make up for their errors."""
-    top = max(now.bits)
+    top = max(now.bits) if isinstance(now, PlaneSpec) else math.ceil(now.mean_bits)
     for bits in range(top + 1, MAX_BITS + 1):
         if spec_of(unit[0], bits) != now:
             yield [(part, spec_of(part, bits)) for part in unit]
             break
-    if by_groups and len(unit) == 1 and top < MAX_BITS:
+    if by_groups and len(unit) == 1 and top < MAX_BITS and isinstance(now, PlaneSpec):
         for keep in range(1, len(now.bits)):
             mixed = replace(now, bits=now.bits[:keep] + tuple(bits + 1 for bits in now.bits[keep:]))
             if rules.allows(unit[0], mixed):

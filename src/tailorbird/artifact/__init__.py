@@ -5,7 +5,7 @@ file                 content
 ===================  ================================================================================
 config.json          the model's configuration, as it came, and for transformers the name of this package
 plan.json            the format of every part
-*.safetensors        packed parts (arrays of `BitPlanes` as ``part.array``) and tensors kept as they are
+*.safetensors        packed parts (their stored arrays as ``part.array``) and tensors kept as they are
 tokenizer.json.xz    the tokenizer, compressed (and small files that belong to it)
 manifest.json        size and SHA-256 of every file above, digests of the weights, the artifact's digest
 report.*, recipe.*   for people; not loaded

@@ -12,12 +12,12 @@ from typing import Any
 from tailorbird.anatomy import Model, Part
 from tailorbird.artifact.folder import CHUNK
 from tailorbird.artifact.reader import Artifact
-from tailorbird.artifact.reencode import only_wider, spec_label
+from tailorbird.artifact.reencode import only_wider
 from tailorbird.artifact.targets.target import Told
 from tailorbird.checkpoint import open_checkpoint
 from tailorbird.errors import ModelError, TailorbirdError
 from tailorbird.files import read_toml
-from tailorbird.formats import BitPlanes, PlaneSpec
+from tailorbird.formats import Spec
 from tailorbird.methods import methods
 from tailorbird.plan import Plan
 
@@ -36,8 +36,8 @@ class Change:
     """
 
     part: Part
-    old: PlaneSpec
-    new: PlaneSpec
+    old: Spec
+    new: Spec
     lost: float
     before: float | None = None
     after: float | None = None
@@ -45,7 +45,7 @@ class Change:
     @property
     def nbytes(self) -> tuple[int, int]:
         """Bytes of the old and of the new format, as an artifact stores them."""
-        old, new = (BitPlanes.plan(self.part.shape[0], spec).nbytes for spec in (self.old, self.new))
+        old, new = (spec.plan(self.part.shape[0]).nbytes for spec in (self.old, self.new))
         return old, new
 
 
@@ -125,7 +125,7 @@ def grouped(found: Sequence[Change]) -> list[dict[str, Any]]:
     """Changes of the same kind together: role, formats, parts, bytes, and the largest losses."""
     kinds: dict[tuple[str, str, str], list[Change]] = {}
     for change in found:
-        key = (change.part.role, spec_label(change.part, change.old), spec_label(change.part, change.new))
+        key = (change.part.role, change.old.label, change.new.label)
         kinds.setdefault(key, []).append(change)
 
     def largest(members: list[Change], name: str) -> float | None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tailorbird.anatomy import Model, Part
-from tailorbird.formats import BitPlanes, PlaneSpec
+from tailorbird.formats import PackedWeight, Spec
 from tailorbird.formats.safetensors_write import file_bytes
 
 HEAD = "head.safetensors"
@@ -54,16 +54,16 @@ def segments(model: Model) -> list[Segment]:
     return [*found, Segment(HEAD, rest, left)] if rest or left else found
 
 
-def planned_bytes(pieces: list[Segment], specs: Mapping[str, PlaneSpec], kept: Mapping[str, Tensor]) -> int:
+def planned_bytes(pieces: list[Segment], specs: Mapping[str, Spec], kept: Mapping[str, Tensor]) -> int:
     """Bytes of all safetensors files, from the real packer and the real header, without weights."""
     total = 0
     for piece in pieces:
-        planes = {part.name: BitPlanes.plan(part.shape[0], specs[part.name]) for part in piece.parts}
+        planes = {part.name: specs[part.name].plan(part.shape[0]) for part in piece.parts}
         total += file_bytes(tensors_of(planes, {name: kept[name] for name in piece.kept}))
     return total
 
 
-def tensors_of(planes: Mapping[str, BitPlanes], kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def tensors_of(planes: Mapping[str, PackedWeight], kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """All tensors of a file by their names in it."""
     packed = {f"{name}.{array}": tensor for name, p in planes.items() for array, tensor in p.arrays.items()}
     return packed | dict(kept)

@@ -6,7 +6,6 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from tailorbird.errors import ArtifactError
 from tailorbird.files import confined, read_json, sha256, write_json
-from tailorbird.formats.grid import Grid
 from tailorbird.formats.raw import raw_bytes
 
 NAME = "manifest.json"
@@ -35,7 +33,7 @@ class Manifest:
 
     Attributes:
         files: (bytes, SHA-256) by file name, of all files the runtime loads but the manifest itself.
-        weights: digest of codes and grid by part name, taken when the part was fitted, before it was packed.
+        weights: digest of what the weight means by part name, taken when the part was fitted, before it was packed.
         verified: the artifact was read back in a fresh process and found right.
     """
 
@@ -93,11 +91,10 @@ class Manifest:
         return cls({name: (size, digest) for name, (size, digest) in files.items()}, weights, verified)
 
 
-def weight_digest(codes: Iterable[Tensor], grid: Grid) -> str:
-    """Digest of what a weight means: its codes (uint8 (some rows, cols), one after the other), scales and offsets,
-    however they are packed."""
+def weight_digest(meaning: Iterable[Tensor]) -> str:
+    """Digest of what a weight means: its codes, scales and the like one after the other, however they are packed."""
     digest = hashlib.sha256()
-    for tensor in chain(codes, grid.values()):
+    for tensor in meaning:
         digest.update(raw_bytes(tensor))
     return digest.hexdigest()
 

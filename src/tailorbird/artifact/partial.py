@@ -21,7 +21,7 @@ from tailorbird.artifact.manifest import NAME as MANIFEST
 from tailorbird.artifact.manifest import Manifest
 from tailorbird.errors import ArtifactError, UsageError
 from tailorbird.files import make_folder, read_json, remove_leftovers, write_json
-from tailorbird.formats import BitPlanes, PlaneSpec
+from tailorbird.formats import PackedWeight, Spec, spec_from_json
 from tailorbird.formats.safetensors_header import read_header, read_tensor
 from tailorbird.formats.safetensors_write import write
 
@@ -69,7 +69,7 @@ class Partial:
     def write(
         self,
         piece: Segment,
-        planes: Mapping[str, BitPlanes],
+        planes: Mapping[str, PackedWeight],
         kept: Mapping[str, Tensor],
         facts: Mapping[str, Any],
     ) -> None:
@@ -85,19 +85,19 @@ class Partial:
         # The artifact was verified and `close` took the single files away.
         return dict(read_json(self.folder / JOB)["facts"][piece.file])
 
-    def specs_of(self, piece: Segment) -> dict[str, PlaneSpec]:
+    def specs_of(self, piece: Segment) -> dict[str, Spec]:
         """The formats of a finished piece's parts."""
         specs = read_json(self._facts_file(piece))["specs"]
-        return {part.name: PlaneSpec.from_json(specs[part.name], part.shape[1]) for part in piece.parts}
+        return {part.name: spec_from_json(specs[part.name], part.shape[1]) for part in piece.parts}
 
-    def planes(self, piece: Segment) -> dict[str, BitPlanes]:
+    def planes(self, piece: Segment) -> dict[str, PackedWeight]:
         """The packed parts of a finished piece."""
         header = read_header(self.folder / piece.file, error=ArtifactError)
         found = {}
         for part, spec in zip(piece.parts, self.specs_of(piece).values(), strict=True):
-            names = BitPlanes.plan(1, spec).arrays
+            names = spec.plan(1).arrays
             arrays = {name: read_tensor(header[f"{part.name}.{name}"], error=ArtifactError) for name in names}
-            found[part.name] = BitPlanes.from_arrays(part.shape[0], spec, arrays)
+            found[part.name] = spec.read(part.shape[0], arrays)
         return found
 
     def kept(self, piece: Segment) -> dict[str, Tensor]:

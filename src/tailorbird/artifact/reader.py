@@ -13,7 +13,7 @@ from torch import Tensor
 from tailorbird.artifact.manifest import NAME, Manifest
 from tailorbird.errors import ArtifactError
 from tailorbird.files import confined, read_json, sha256
-from tailorbird.formats import BitPlanes
+from tailorbird.formats import PackedWeight
 from tailorbird.formats.safetensors_header import TensorInfo, read_header, read_rows, read_tensor
 from tailorbird.plan import Plan
 
@@ -104,7 +104,7 @@ class Artifact:
         kept = {n: i for n, i in self.stored.items() if not n.startswith(prefixes) or n not in arrays}
         return packed | kept
 
-    def planes(self, part: str, start: int = 0, stop: int | None = None) -> BitPlanes:
+    def planes(self, part: str, start: int = 0, stop: int | None = None) -> PackedWeight:
         """One packed part, or some rows of it.
 
         Raises:
@@ -113,15 +113,12 @@ class Artifact:
         spec = self.plan.specs[part]
         rows = next(p.shape[0] for p in self.plan.parts if p.name == part)
         stop = rows if stop is None else min(stop, rows)
-        whole = (start, stop) == (0, rows)
-        arrays = {}
-        for array in self._arrays(part):
+
+        def fetch(array: str, span: tuple[int, int] | None) -> Tensor:
             info = self.stored[f"{part}.{array}"]
-            fixed = whole or array == "column_order"
-            arrays[array] = (
-                read_tensor(info, error=ArtifactError) if fixed else read_rows(info, start, stop, error=ArtifactError)
-            )
-        return BitPlanes.from_arrays(stop - start, spec, arrays)
+            return read_rows(info, *span, error=ArtifactError) if span else read_tensor(info, error=ArtifactError)
+
+        return spec.part(rows, start, stop, fetch)
 
     def read(self, name: str) -> Tensor:
         """A tensor of the model: packed ones as float32."""
@@ -159,11 +156,11 @@ class Artifact:
         return part if part != name and part in self.plan.specs else None
 
     def _arrays(self, part: str) -> tuple[str, ...]:
-        return tuple(BitPlanes.plan(1, self.plan.specs[part]).arrays)
+        return tuple(self.plan.specs[part].plan(1).arrays)
 
     def _check_shapes(self) -> None:
         for part in self.plan.parts:
-            for array, want in BitPlanes.plan(part.shape[0], self.plan.specs[part.name]).arrays.items():
+            for array, want in self.plan.specs[part.name].plan(part.shape[0]).arrays.items():
                 info = self.stored.get(f"{part.name}.{array}")
                 if info is None or tuple(info.shape) != tuple(want.shape) or info.dtype != want.dtype:
                     found = "missing" if info is None else f"{info.dtype} {tuple(info.shape)}"

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from tailorbird.allocate.rules import Rules
-from tailorbird.anatomy import Part
 from tailorbird.artifact.reader import Artifact, Shape
 from tailorbird.fit.groups import minmax
 from tailorbird.fit.sweep import sweep
-from tailorbird.formats import BitPlanes, PlaneSpec
+from tailorbird.formats import BitPlanes, PackedWeight, PlaneSpec, Spec, plane_spec
 from tailorbird.formats.grid import Grid, Units
 from tailorbird.formats.integers import integers
 from tailorbird.formats.safetensors_header import TensorInfo
@@ -42,24 +41,25 @@ class Reencoded(Artifact):
         """Every tensor of the model by its name in the model, with its shape."""
         return dict(self.origin.tensors)
 
-    def planes(self, part: str, start: int = 0, stop: int | None = None) -> BitPlanes:
+    def planes(self, part: str, start: int = 0, stop: int | None = None) -> PackedWeight:
         """One part in its new format, or some rows of it."""
         return converted(self.origin.planes(part, start, stop), self.plan.specs[part])
 
 
-def nearest(plan: Plan, rules: Rules) -> dict[str, PlaneSpec]:
+def nearest(plan: Plan, rules: Rules) -> dict[str, Spec]:
     """The nearest formats that obey the rules; tied parts take the widest of theirs."""
     near = {part.name: rules.carried(part, plan.specs[part.name]) for part in plan.parts}
     for unit in rules.units(plan.parts):
-        widest = max((near[part.name] for part in unit), key=lambda spec: (max(spec.bits), -spec.group_size))
-        if any(near[part.name] != widest for part in unit):
-            asymmetric = any(near[part.name].offset != "none" for part in unit)
+        if any(near[part.name] != near[unit[0].name] for part in unit):
+            tied = [plane_spec(near[part.name]) for part in unit]
+            widest = max(tied, key=lambda spec: (max(spec.bits), -spec.group_size))
+            asymmetric = any(spec.offset != "none" for spec in tied)
             widest = replace(widest, offset="integer") if asymmetric and widest.offset == "none" else widest
             near |= {part.name: rules.carried(part, widest) for part in unit}
     return near
 
 
-def converted(planes: BitPlanes, spec: PlaneSpec) -> BitPlanes:
+def converted(planes: PackedWeight, spec: Spec) -> PackedWeight:
     """A packed weight in another format of the same row.
 
     Where every group's codes and zero points fit as they are, they are kept and only stored wider; else the weight
@@ -67,7 +67,8 @@ def converted(planes: BitPlanes, spec: PlaneSpec) -> BitPlanes:
     """
     if planes.spec == spec:
         return planes
-    if only_wider(planes.spec, spec):
+    spec = plane_spec(spec)
+    if isinstance(planes, BitPlanes) and only_wider(planes.spec, spec):
         wide = integers(planes, max(spec.bits))
         zeros = wide.scale.new_full((), 2 ** (max(spec.bits) - 1)) if wide.zeros is None else wide.zeros
         units = Units(planes.arrays.get("row_scales", torch.empty(0)), torch.empty(0))
@@ -75,8 +76,10 @@ def converted(planes: BitPlanes, spec: PlaneSpec) -> BitPlanes:
     return sweep(planes.dequantize(), spec, minmax).pack()
 
 
-def only_wider(old: PlaneSpec, new: PlaneSpec) -> bool:
+def only_wider(old: Spec, new: Spec) -> bool:
     """`converted` keeps every code, zero point and scale."""
+    if not isinstance(old, PlaneSpec) or not isinstance(new, PlaneSpec):
+        return False
     one_bit = any(bits == 1 for bits in old.bits)
     return (
         new.offset in (old.offset, "integer")
@@ -88,13 +91,3 @@ def only_wider(old: PlaneSpec, new: PlaneSpec) -> bool:
         and not one_bit
         and all(a <= b for a, b in zip(old.bits, new.bits, strict=True))
     )
-
-
-def spec_label(part: Part, spec: PlaneSpec) -> str:
-    """A format in a few words."""
-    low, high = min(spec.bits), max(spec.bits)
-    bits = f"{low} bits" if low == high else f"{low} to {high} bits mixed"
-    groups = "rows" if spec.group_size == part.shape[1] else f"groups of {spec.group_size}"
-    offset = {"none": "symmetric", "integer": "zero points", "float": "float offsets"}[spec.offset]
-    order = ", column order" if spec.column_order else ""
-    return f"{bits}, {groups}, {offset}, {spec.scale} scales{order}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,9 +18,6 @@ from tailorbird.artifact.reader import TOKENIZER, Artifact
 from tailorbird.artifact.record import NAME as RECORD
 from tailorbird.artifact.record import Record, check_files
 from tailorbird.errors import ArtifactError, TailorbirdError
-from tailorbird.formats import BitPlanes
-from tailorbird.formats.bitplanes import ROW_CHUNK
-from tailorbird.formats.grid import Grid
 from tailorbird.formats.safetensors_header import read_tensor
 from tailorbird.tasks.tokenizer import Tokenizer
 
@@ -55,7 +51,7 @@ def verify(folder: str | Path) -> Verified:
             raise ArtifactError(
                 f"{part.name} takes {planes.nbytes} bytes, not as planned", hint="make the artifact again"
             )
-        if weight_digest(_codes(planes), Grid(planes.spec, planes.arrays)) != artifact.manifest.weights[part.name]:
+        if weight_digest(planes.meaning()) != artifact.manifest.weights[part.name]:
             raise ArtifactError(f"{part.name} differs from the weight that was fitted", hint="make the artifact again")
         if not all(torch.isfinite(array).all() for array in planes.arrays.values() if array.is_floating_point()):
             raise ArtifactError(f"{part.name} has a scale or offset that is not finite", hint="make the artifact again")
@@ -116,11 +112,6 @@ def _verify_afresh(folder: Path) -> None:
             f"{folder} failed its verification and stays marked unverified: {reason}",
             hint="please report this",
         )
-
-
-def _codes(planes: BitPlanes) -> Iterator[torch.Tensor]:
-    """A few rows at a time: unpacking takes several times the memory of the codes."""
-    return (planes.codes(start, start + ROW_CHUNK) for start in range(0, planes.rows, ROW_CHUNK))
 
 
 def _check_kept(artifact: Artifact) -> None:

@@ -19,7 +19,7 @@ def plan_table(parts: Iterable[Mapping[str, Any]]) -> Table:
     """Roles and bits with their parts, weights, bytes; records as `inspect` has them."""
     rows: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for part in parts:
-        rows.setdefault((part["role"], _code_bits(part["format"]["bits"])), []).append(part)
+        rows.setdefault((part["role"], _code_bits(part["format"])), []).append(part)
     made = _table("role", "bits", "parts", "weights", "bytes", "stored bits", left=2)
     for (role, bits), members in rows.items():
         weights = sum(part["shape"][0] * part["shape"][1] for part in members)
@@ -33,7 +33,7 @@ def parts_table(parts: Iterable[Mapping[str, Any]]) -> Table:
     made = _table("part", "role", "shape", "bits", "bytes", "stored bits", left=2)
     for part in parts:
         shape = "x".join(map(str, part["shape"]))
-        bits = _code_bits(part["format"]["bits"])
+        bits = _code_bits(part["format"])
         made.add_row(part["name"], part["role"], shape, bits, f"{part['bytes']:,}", f"{part['bits']:.3f}")
     return made
 
@@ -83,6 +83,11 @@ def outcome_table(report: Mapping[str, Any]) -> Table:
     made = _table("", "original", "compressed")
     made.add_row("bytes", f"{model['bytes']:,}", f"{artifact['bytes']:,}")
     made.add_row("honest bits a weight", _figure(model.get("bits")), _figure(artifact["bits"]))
+    if claimed := [part for part in report.get("parts", []) if part.get("claimed_bits") is not None]:
+        weights = [part["shape"][0] * part["shape"][1] for part in claimed]
+        paper = sum(part["claimed_bits"] * n for part, n in zip(claimed, weights, strict=True)) / sum(weights)
+        honest = 8 * sum(part["bytes"] for part in claimed) / sum(weights)
+        made.add_row(f"bits of {len(claimed)} parts as the paper counts", "", f"{paper:.4f} (honest: {honest:.4f})")
     if after:
         made.add_row(
             f"perplexity ({quality['text']}, {quality['tokens']:,} tokens)",
@@ -104,8 +109,11 @@ def samples_text(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _code_bits(bits: int | str) -> str:
-    """Bits of the codes; where groups differ, their mean and range."""
+def _code_bits(form: Mapping[str, Any]) -> str:
+    """Bits of a format's codes; where groups differ, their mean and range; of a sum, those of its terms."""
+    if "terms" in form:
+        return "+".join(_code_bits(term) for term in form["terms"])
+    bits = form.get("bits", form.get("kind"))
     if not isinstance(bits, str):
         return str(bits)
     each = [int(digit) for digit in bits]

@@ -20,28 +20,26 @@ column_order          int32        (cols,): stored column k is column column_ord
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from tailorbird.errors import ArtifactError
 from tailorbird.formats.grid import Grid
+from tailorbird.formats.packed import ROW_CHUNK, Layout, PackedWeight, check_order, checked
 from tailorbird.formats.spec import PlaneSpec
+from tailorbird.kernels.matrix import PackedMatrix, fits
 from tailorbird.kernels.reference import pack_bits, unpack_bits
-
-ROW_CHUNK = 1024
+from tailorbird.kernels.triton_matrix import TritonMatrix
 
 
 @dataclass(frozen=True)
-class BitPlanes:
+class BitPlanes(PackedWeight):
     """One packed weight of shape (rows, cols); see the module for its arrays."""
 
-    rows: int
     spec: PlaneSpec
-    arrays: Mapping[str, Tensor]
 
     @classmethod
     def pack(cls, codes: Tensor, grid: Grid, spec: PlaneSpec, column_order: Tensor | None = None) -> BitPlanes:
@@ -72,72 +70,32 @@ class BitPlanes:
             ArtifactError: an array is missing, too many, or of another shape or dtype; a column order is no
                 permutation.
         """
-        wanted = cls.plan(rows, spec).arrays
-        if set(wanted) != set(arrays):
-            raise ArtifactError(
-                f"a packed weight needs {sorted(wanted)}, found {sorted(arrays)}", hint="fetch it again"
-            )
-        for name, want in wanted.items():
-            got = arrays[name]
-            if got.shape != want.shape or got.dtype != want.dtype:
-                raise ArtifactError(
-                    f"{name} is {got.dtype} {tuple(got.shape)}, the plan says {want.dtype} {tuple(want.shape)}",
-                    hint="the artifact is damaged: fetch or make it again",
-                )
+        found = checked(cls.plan(rows, spec).arrays, arrays)
         if spec.column_order:
-            order = arrays["column_order"].sort().values
-            if not torch.equal(order, torch.arange(spec.cols, dtype=torch.int32, device=order.device)):
-                raise ArtifactError("column_order is not a permutation", hint="the artifact is damaged: fetch it again")
-        return cls(rows, spec, dict(arrays))
+            check_order(found["column_order"])
+        return cls(rows, spec, found)
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(rows, cols)."""
-        return self.rows, self.spec.cols
+    def fits(self, layout: Layout) -> bool:
+        """The native kernels can't hold very long groups."""
+        return layout is TritonMatrix or fits(self.spec.group_size, self.spec.cols)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the arrays are."""
-        return self.arrays["planes"].device
+    def lay_out(self, layout: Layout) -> PackedMatrix | TritonMatrix:
+        """Laid out for kernels."""
+        return layout.from_arrays(self.rows, self.spec.bits, self.spec.group_size, self.arrays)
 
-    def to(self, device: torch.device) -> BitPlanes:
-        """The same arrays on another device."""
-        return BitPlanes(self.rows, self.spec, {name: array.to(device) for name, array in self.arrays.items()})
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all arrays."""
-        return sum(a.numel() * a.element_size() for a in self.arrays.values())
+    def meaning(self) -> Iterator[Tensor]:
+        """Codes, a few rows at a time: unpacking takes several times their memory; then scales and offsets."""
+        for start in range(0, self.rows, ROW_CHUNK):
+            yield self.codes(start, start + ROW_CHUNK)
+        yield from Grid(self.spec, self.arrays).values()
 
     def codes(self, start: int = 0, stop: int | None = None) -> Tensor:
         """Codes of rows start..stop, uint8 (n, cols), in stored column order."""
         packed = self.arrays["planes"][start:stop]
         return _unpack_rows(packed, self.spec)
 
-    def dequantize(self, start: int = 0, stop: int | None = None) -> Tensor:
-        """Rows start..stop as float32 (n, cols), in the weight's own column order."""
-        stop = self.rows if stop is None else min(stop, self.rows)
-        out = torch.empty(stop - start, self.spec.cols, device=self.device)
-        for low in range(start, stop, ROW_CHUNK):
-            high = min(low + ROW_CHUNK, stop)
-            out[low - start : high - start] = self._rows(slice(low, high))
-        return out
-
-    def gather(self, ids: Tensor) -> Tensor:
-        """Rows by index: float32 (\\*ids.shape, cols); what an embedding look-up reads."""
-        return self._rows(ids.reshape(-1)).reshape(*ids.shape, self.spec.cols)
-
-    def matmul(self, x: Tensor) -> Tensor:
-        """``x @ W.T`` for x of shape (..., cols): the reference; weights are unpacked a few rows at a time.
-
-        Returns:
-            float32 or x's dtype, shape (..., rows).
-        """
-        chunks = range(0, self.rows, ROW_CHUNK)
-        parts = [torch.nn.functional.linear(x, self._rows(slice(a, a + ROW_CHUNK)).to(x.dtype)) for a in chunks]
-        return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
-
-    def _rows(self, index: slice | Tensor) -> Tensor:
+    def unpacked(self, index: slice | Tensor) -> Tensor:
+        """Some rows as float32 (n, cols), in the weight's own column order."""
         arrays = {name: array if name == "column_order" else array[index] for name, array in self.arrays.items()}
         scale, offset = Grid(self.spec, arrays).values()
         codes = _unpack_rows(arrays["planes"], self.spec)

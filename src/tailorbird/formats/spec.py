@@ -5,9 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from torch import Tensor
 
 from tailorbird.errors import UsageError
+from tailorbird.formats.packed import Fetch, PackedWeight, fetched
+
+if TYPE_CHECKING:
+    from tailorbird.formats.bitplanes import BitPlanes
 
 Offset = Literal["none", "integer", "float"]
 Scale = Literal["fp16", "u8"]
@@ -26,6 +32,8 @@ class PlaneSpec:
         scale: ``fp16``: a half a group; ``u8``: 8 bits a group times a half a row (and likewise for float offsets).
         column_order: a permutation of the columns is stored (act-order without static groups).
     """
+
+    kind: ClassVar[str] = "planes"
 
     bits: tuple[int, ...]
     group_size: int
@@ -77,6 +85,42 @@ class PlaneSpec:
         """Average code bits, without scales and offsets."""
         return sum(self.bits) / len(self.bits)
 
+    @property
+    def mixed(self) -> bool:
+        """Groups differ in their bits."""
+        return len(set(self.bits)) > 1
+
+    @property
+    def affine(self) -> PlaneSpec:
+        """Itself."""
+        return self
+
+    @property
+    def label(self) -> str:
+        """The format in a few words."""
+        low, high = min(self.bits), max(self.bits)
+        bits = f"{low} bits" if low == high else f"{low} to {high} bits mixed"
+        groups = "rows" if self.group_size == self.cols else f"groups of {self.group_size}"
+        offset = {"none": "symmetric", "integer": "zero points", "float": "float offsets"}[self.offset]
+        order = ", column order" if self.column_order else ""
+        return f"{bits}, {groups}, {offset}, {self.scale} scales{order}"
+
+    def plan(self, rows: int) -> BitPlanes:
+        """`BitPlanes.plan`."""
+        from tailorbird.formats.bitplanes import BitPlanes
+
+        return BitPlanes.plan(rows, self)
+
+    def read(self, rows: int, arrays: Mapping[str, Tensor]) -> BitPlanes:
+        """`BitPlanes.from_arrays`."""
+        from tailorbird.formats.bitplanes import BitPlanes
+
+        return BitPlanes.from_arrays(rows, self, arrays)
+
+    def part(self, rows: int, start: int, stop: int, fetch: Fetch) -> PackedWeight:
+        """Some rows; all but the column order is stored by row."""
+        return fetched(self, rows, start, stop, fetch, ("column_order",))
+
     def to_json(self) -> dict[str, Any]:
         """Plain data for plan.json; bits are one number, or a digit for every group."""
         same = len(set(self.bits)) == 1
@@ -88,6 +132,11 @@ class PlaneSpec:
             "scale": self.scale,
         }
         return data | ({"column_order": True} if self.column_order else {})
+
+    @staticmethod
+    def groups_in(data: Mapping[str, Any], cols: int) -> int:
+        """Groups that `from_json` would make; none is made."""
+        return -(-cols // max(1, int(data["group_size"])))
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], cols: int) -> PlaneSpec:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tailorbird.anatomy import Part, Wiring
-from tailorbird.formats import PlaneSpec
+from tailorbird.formats import Spec
 from tailorbird.measure.statistics import Stats
 
 
@@ -54,7 +54,7 @@ class Block:
     forward: Callable[[Tensor, Mapping[str, Tensor]], Tensor]
     told: Callable[[int, int], None] = lambda done, total: None
     name: str = ""
-    planned: Mapping[str, PlaneSpec] = field(default_factory=dict)
+    planned: Mapping[str, Spec] = field(default_factory=dict)
     wiring: Wiring | None = None
 
     def run(

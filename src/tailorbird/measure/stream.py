@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tailorbird.anatomy import Model, Part
-from tailorbird.formats import PlaneSpec
+from tailorbird.formats import Spec
 from tailorbird.measure.block import Block
 from tailorbird.measure.shell import Rows, Shell
 from tailorbird.measure.states import States
@@ -80,7 +80,7 @@ class Stream:
         kept: Mapping[str, Tensor],
         seed: int,
         told: Callable[[int, int], None],
-        planned: Mapping[str, PlaneSpec] | None = None,
+        planned: Mapping[str, Spec] | None = None,
     ) -> Block:
         """A block as a method sees it; `measure` has put its weights in place."""
         weights = {part.name: self.model.weight(part) for part in parts}

@@ -156,7 +156,7 @@ class _Search:
 
         def rounded_under(s: Tensor) -> dict[str, Tensor]:
             return {
-                n: rounded(scale.columns(self.weights[n], s), self.block.planned[n]) / s
+                n: rounded(scale.columns(self.weights[n], s), self.block.planned[n].affine) / s
                 for n in names
             }  # fmt: skip
 

@@ -39,7 +39,7 @@ class GPTQ(Method):
 
     def spec(self, part: Part, bits: int) -> PlaneSpec:
         """With act-order and moving groups the columns are stored in sweep order."""
-        return replace(super().spec(part, bits), column_order=self.act_order and not self.static_groups)
+        return replace(self.planes(part, bits), column_order=self.act_order and not self.static_groups)
 
     def fit(self, weight: Tensor, stats: Stats, spec: PlaneSpec) -> Fitted:
         """Sweep."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tailorbird.anatomy import Part
-from tailorbird.formats import PlaneSpec
+from tailorbird.formats import Spec
 from tailorbird.measure.block import Block
 from tailorbird.measure.states import SPILL_BYTES
 from tailorbird.measure.statistics import SAMPLE, Stats
@@ -169,7 +169,7 @@ def _trial(method: Method, parts: Any) -> tuple[float, float, float, float]:
     return fixed / cols, each / cols, deciding / (SAMPLE * TRIAL_ROWS[1] * cols), max(0.0, fresh - small) / cols**3
 
 
-def _fit(method: Method, weight: Tensor, stats: Stats, spec: PlaneSpec) -> None:
+def _fit(method: Method, weight: Tensor, stats: Stats, spec: Spec) -> None:
     method.fit(weight.clone(), stats, spec).pack()
 
 

@@ -14,8 +14,7 @@ from torch import Tensor
 from tailorbird.anatomy import Part
 from tailorbird.artifact.layout import Segment
 from tailorbird.artifact.manifest import weight_digest
-from tailorbird.fit.sweep import Fitted
-from tailorbird.formats import BitPlanes, PlaneSpec
+from tailorbird.formats import Fit, PackedWeight, PlaneSpec, Spec
 from tailorbird.measure.block import Block
 from tailorbird.measure.statistics import Stats
 from tailorbird.measure.stream import Stream
@@ -36,7 +35,7 @@ class FittedPiece:
         facts: error, seconds, bytes and digest by part name.
     """
 
-    planes: dict[str, BitPlanes]
+    planes: dict[str, PackedWeight]
     kept: dict[str, Tensor]
     facts: dict[str, dict[str, Any]]
 
@@ -140,14 +139,14 @@ def _some(job: Prepared, part: Part, stats: Stats) -> Stats:
     return stats
 
 
-def _decide(job: Prepared, part: Part, weight: Tensor, stats: Stats) -> PlaneSpec:
+def _decide(job: Prepared, part: Part, weight: Tensor, stats: Stats) -> Spec:
     """The method's inner choice, where plan and target leave it one."""
     planned = job.plan.specs[part.name]
     # A plan given by hand keeps bits written group by group; one number leaves the inner choice to the method.
-    fixed = job.given and len(set(planned.bits)) > 1
+    fixed = job.given and isinstance(planned, PlaneSpec) and planned.mixed
     fixed |= job.rules.tied(part)
     spec = planned if fixed else job.method.decide(weight, stats, planned)
-    if BitPlanes.plan(part.shape[0], spec).nbytes > job.plan.part_bytes(part) or not job.rules.allows(part, spec):
+    if spec.plan(part.shape[0]).nbytes > job.plan.part_bytes(part) or not job.rules.allows(part, spec):
         return planned
     return spec
 
@@ -155,7 +154,7 @@ def _decide(job: Prepared, part: Part, weight: Tensor, stats: Stats) -> PlaneSpe
 def _pack(
     job: Prepared,
     part: Part,
-    fitted: Fitted,
+    fitted: Fit,
     stats: Stats,
     found: FittedPiece,
     start: float,
@@ -167,12 +166,14 @@ def _pack(
     found.facts[part.name] = {
         "error": _error(job, part, planes, stats, weight),
         "bytes": planes.nbytes,
-        "digest": weight_digest([fitted.codes], fitted.grid),
+        "digest": weight_digest(fitted.meaning()),
         "seconds": time.perf_counter() - start,
     }
+    if (claimed := getattr(fitted, "claimed_bits", None)) is not None:
+        found.facts[part.name]["claimed_bits"] = claimed
 
 
-def _error(job: Prepared, part: Part, planes: BitPlanes, stats: Stats, fitted: Tensor | None) -> float:
+def _error(job: Prepared, part: Part, planes: PackedWeight, stats: Stats, fitted: Tensor | None) -> float:
     """Relative output error trace(dW H dW^T) / trace(W H W^T); H = I without statistics."""
     lost, whole = 0.0, 0.0
     step = max(1, CHUNK // part.shape[1])

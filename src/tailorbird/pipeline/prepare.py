@@ -23,7 +23,7 @@ from tailorbird.budget import Budget
 from tailorbird.checkpoint import Checkpoint, open_checkpoint
 from tailorbird.errors import BudgetError, ModelError, UsageError
 from tailorbird.files import json_bytes, read_json
-from tailorbird.formats import BitPlanes, PlaneSpec
+from tailorbird.formats import PlaneSpec, Spec
 from tailorbird.methods import Method, find
 from tailorbird.plan import Plan
 from tailorbird.tasks.tokenizer import MAX_BYTES as TOKENIZER_BYTES
@@ -72,9 +72,9 @@ class Prepared:
     target: str = ""
     rules: Rules = FREE
 
-    def spec(self, part: Part, bits: int) -> PlaneSpec:
+    def spec(self, part: Part, bits: int) -> Spec:
         """The format of a part at a number of bits, under the rules."""
-        return self.rules.carried(part, self.method.spec(part, bits))
+        return self.method.fitting(part, self.rules.carried(part, self.method.spec(part, bits)))
 
     @cached_property
     def weight_bytes(self) -> int:
@@ -131,7 +131,7 @@ def prepare(
     kept = kept_of(model, pieces)
     files = _files(checkpoint, model)
     rules = targets.find(target).rules(model.parts) if target else FREE
-    begun = Plan(method, chosen.options(), model.parts, _given(plan, model) if plan else {})
+    begun = Plan(method, chosen.options(), model.parts, _given(plan, model, chosen) if plan else {})
     draft = Prepared(
         model, checkpoint, chosen, asked, begun, pieces, kept, files, plan is not None, target or "", rules
     )
@@ -157,12 +157,16 @@ def check_budget(budget: Budget, nbytes: int, bits: float, what: str) -> None:
 
 def plan_bytes(plan: Plan) -> int:
     """Bytes of plan.json at most: as if every part had bits of its own for every group."""
-    plain = [spec.to_json() | {"bits": "0" * len(spec.bits)} for spec in plan.specs.values()]
+    plain = [_longest(spec) for spec in plan.specs.values()]
     extra = sum(
         len(json.dumps(form)) - len(json.dumps(spec.to_json()))
         for form, spec in zip(plain, plan.specs.values(), strict=True)
     )
     return len(json_bytes(plan.to_json())) + max(0, extra)
+
+
+def _longest(spec: Spec) -> dict[str, Any]:
+    return spec.to_json() | ({"bits": "0" * len(spec.bits)} if isinstance(spec, PlaneSpec) else {})
 
 
 def other_bytes(plan: Plan, pieces: list[Segment], files: Mapping[str, bytes]) -> int:
@@ -176,10 +180,10 @@ def _allocate(job: Prepared) -> Plan:
     """Uniform bits; the limit shrinks by what headers and the plan turn out to take."""
     budget, parts = job.budget, job.model.parts
 
-    def cost(part: Part, spec: PlaneSpec) -> int:
-        return BitPlanes.plan(part.shape[0], spec).nbytes
+    def cost(part: Part, spec: Spec) -> int:
+        return spec.plan(part.shape[0]).nbytes
 
-    def draft(specs: Mapping[str, PlaneSpec], by: Method = job.method) -> Prepared:
+    def draft(specs: Mapping[str, Spec], by: Method = job.method) -> Prepared:
         return replace(job, method=by, plan=Plan(by.name, by.options(), parts, specs))
 
     ones = draft({part.name: job.spec(part, 1) for part in parts})
@@ -225,7 +229,7 @@ def _up(bits: float) -> float:
     return math.ceil(bits * 1000) / 1000
 
 
-def _given(plan: Plan, model: Model) -> dict[str, PlaneSpec]:
+def _given(plan: Plan, model: Model, method: Method) -> dict[str, Spec]:
     own = {part.name: part.shape for part in model.parts}
     given = {part.name: part.shape for part in plan.parts}
     if own != given:
@@ -233,7 +237,7 @@ def _given(plan: Plan, model: Model) -> dict[str, PlaneSpec]:
         raise UsageError(
             f"the plan is not for {model.source}: part {odd!r} differs", hint="make one with --dry-run --json"
         )
-    return dict(plan.specs)
+    return {part.name: method.fitting(part, plan.specs[part.name]) for part in plan.parts}
 
 
 def kept_of(model: Model, pieces: Iterable[Segment]) -> dict[str, Tensor]:

@@ -96,7 +96,9 @@ def _fitted(
     windows: Mapping[str, Any],
     told: Told,
 ) -> Blocks:
-    job = prepare(original, plan=replace(artifact.plan, method="gptq", options=_rotation(artifact)))
+    # Only the parts are used: what they are fitted into are block types.
+    specs = {name: spec.affine for name, spec in artifact.plan.specs.items()}
+    job = prepare(original, plan=replace(artifact.plan, method="gptq", options=_rotation(artifact), specs=specs))
     _check_kept(artifact, job.kept)
     batches = calibration(job, **windows)
     stream: Stream | None = None

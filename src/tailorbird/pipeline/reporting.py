@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 import tailorbird
 from tailorbird.anatomy import Part
 from tailorbird.anatomy.families import anatomy_of
@@ -18,7 +20,7 @@ from tailorbird.artifact import Artifact
 from tailorbird.artifact.manifest import NAME as MANIFEST
 from tailorbird.checkpoint import Checkpoint
 from tailorbird.files import write_atomic, write_json
-from tailorbird.formats import BitPlanes
+from tailorbird.formats import PlaneSpec
 from tailorbird.methods import find
 from tailorbird.pipeline.compress import Result
 from tailorbird.pipeline.quality import RECIPE, Quality
@@ -140,21 +142,30 @@ def write_recipe(folder: Path, values: Mapping[str, Any], plan: Plan | None = No
 
 def _part(part: Part, plan: Plan, facts: Mapping[str, Any]) -> dict[str, Any]:
     spec = plan.specs[part.name]
-    arrays = BitPlanes.plan(part.shape[0], spec).arrays
-    mixed = len(set(spec.bits)) > 1
     return {
         "name": part.name,
         "role": part.role,
         "block": part.block,
         "shape": list(part.shape),
         "bits": spec.mean_bits,
-        "group_bits": "".join(map(str, spec.bits)) if mixed else None,
-        "group_size": spec.group_size,
+        "group_bits": "".join(map(str, spec.bits)) if isinstance(spec, PlaneSpec) and spec.mixed else None,
+        "group_size": getattr(spec, "group_size", None),
         "bytes": plan.part_bytes(part),
-        "bytes_by": {name: array.numel() * array.element_size() for name, array in arrays.items()},
+        "bytes_by": _bytes_by(spec.plan(part.shape[0]).arrays),
+        "format": spec.label,
+        "claimed_bits": facts.get("claimed_bits"),
         "error": facts.get("error"),
         "seconds": facts.get("seconds"),
     }
+
+
+def _bytes_by(arrays: Mapping[str, Tensor]) -> dict[str, int]:
+    """Bytes by kind of array; those of the terms of a sum (``planes_0``, ``planes_1``) together."""
+    found: Counter[str] = Counter()
+    for name, array in arrays.items():
+        kind, _, number = name.rpartition("_")
+        found[kind if number.isdigit() else name] += array.numel() * array.element_size()
+    return dict(found)
 
 
 def _quality(found: Quality) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def _parts(model: Model, block: str, names: Sequence[str]) -> list[Part]:
 
 
 def _size(job: Prepared, part: Part, within: int) -> int:
-    return group_of(within, job.plan.specs[part.name].group_size)
+    return group_of(within, job.plan.specs[part.name].affine.group_size)
 
 
 def _tokens(stats: Stats) -> Tensor:

@@ -15,7 +15,7 @@ from tailorbird.artifact.manifest import NAME as MANIFEST
 from tailorbird.artifact.reader import Artifact
 from tailorbird.checkpoint import open_checkpoint
 from tailorbird.errors import ModelError
-from tailorbird.formats import BitPlanes
+from tailorbird.formats import PackedWeight
 from tailorbird.kernels.matrix import Activations
 from tailorbird.plan import Plan
 from tailorbird.runtime.decoder import Cached, Settings
@@ -52,7 +52,7 @@ class Tables(Protocol):
         """Every tensor of the model by name, packed or not."""
         ...
 
-    def planes(self, part: str) -> BitPlanes:
+    def planes(self, part: str) -> PackedWeight:
         """One packed weight."""
         ...
 
@@ -70,7 +70,7 @@ class Packed(Protocol):
         """Which parts are packed."""
         ...
 
-    def planes(self, part: str) -> BitPlanes:
+    def planes(self, part: str) -> PackedWeight:
         """One packed weight."""
         ...
 
@@ -136,7 +136,7 @@ def _open(source: str | Path) -> Source:
     return Artifact.open(folder) if (folder / MANIFEST).is_file() else open_checkpoint(source)
 
 
-def _pack(module: nn.Module, part: Part, planes: BitPlanes, activations: Activations) -> None:
+def _pack(module: nn.Module, part: Part, planes: PackedWeight, activations: Activations) -> None:
     weight = native(planes) or planes
     for name in (part.name, *part.tied):
         pack_module(module.get_submodule(name), weight, activations)

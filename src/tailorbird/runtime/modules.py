@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tailorbird.errors import ModelError
-from tailorbird.formats import BitPlanes
+from tailorbird.formats import PackedWeight
 from tailorbird.kernels.matrix import Activations
 from tailorbird.runtime.weights import LaidOutWeight, native
 
@@ -50,10 +50,10 @@ _FACTS = {getattr(Tensor, name).__get__ for name in _GETTERS} | set(_METHODS)
 
 
 class Packed(nn.Module):
-    """What packed layers share in place of the parameter ``weight``: a weight laid out for kernels, or the arrays of
-    `BitPlanes` as buffers."""
+    """What packed layers share in place of the parameter ``weight``: a weight laid out for kernels, or its stored
+    arrays as buffers."""
 
-    def install(self, weight: BitPlanes | LaidOutWeight, activations: Activations) -> None:
+    def install(self, weight: PackedWeight | LaidOutWeight, activations: Activations) -> None:
         """Take the weight out and the packed one in; other layers may hold the same."""
         del self._parameters["weight"]
         self._rows, self._spec = weight.rows, weight.spec
@@ -62,11 +62,11 @@ class Packed(nn.Module):
         self._hold(weight)
 
     @property
-    def packed(self) -> BitPlanes:
+    def packed(self) -> PackedWeight:
         """The packed weight as it is stored; made anew each time where it is laid out."""
         if self.native is not None:
             return self.native.planes()
-        return BitPlanes(self._rows, self._spec, {name: self.get_buffer(name) for name in self._names})
+        return self._spec.plan(self._rows).with_arrays({name: self.get_buffer(name) for name in self._names})
 
     @property
     def weight(self) -> Tensor:
@@ -75,11 +75,11 @@ class Packed(nn.Module):
         stand_in.place = self.native.device if self.native is not None else self.get_buffer(self._names[0]).device
         return stand_in
 
-    def _hold(self, weight: BitPlanes | LaidOutWeight) -> None:
+    def _hold(self, weight: PackedWeight | LaidOutWeight) -> None:
         for name in self._names:
             del self._buffers[name]
         self.native = weight if isinstance(weight, LaidOutWeight) else None
-        arrays = weight.arrays if isinstance(weight, BitPlanes) else {}
+        arrays = weight.arrays if isinstance(weight, PackedWeight) else {}
         self._names = tuple(arrays)
         for name, array in arrays.items():
             self.register_buffer(name, array)
@@ -96,7 +96,7 @@ class Packed(nn.Module):
         self._buffers.update(buffers)
         if device != weight.device:
             moved = weight.to(device)
-            self._hold((native(moved) or moved) if isinstance(moved, BitPlanes) else moved)
+            self._hold((native(moved) or moved) if isinstance(moved, PackedWeight) else moved)
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -106,11 +106,10 @@ class Packed(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         if self.native is not None:
-            names = BitPlanes.plan(self._rows, self._spec).arrays
+            names = self._spec.plan(self._rows).arrays
             found = {name: state_dict.pop(prefix + name) for name in names if prefix + name in state_dict}
             if found:
-                planes = BitPlanes.from_arrays(self._rows, self._spec, found)
-                self.native = type(self.native)(planes.to(self.native.device))
+                self.native = native(self._spec.read(self._rows, found).to(self.native.device))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
@@ -139,7 +138,7 @@ class PackedEmbedding(Packed, nn.Embedding):  # type: ignore[override]
         return self.packed.gather(ids) if self.native is None else self.native.gather(ids)
 
 
-def pack_module(layer: nn.Module, weight: BitPlanes | LaidOutWeight, activations: Activations = "int8") -> None:
+def pack_module(layer: nn.Module, weight: PackedWeight | LaidOutWeight, activations: Activations = "int8") -> None:
     """Turn a linear layer or an embedding into a packed one, in place.
 
     Args:
@@ -161,7 +160,7 @@ def pack_module(layer: nn.Module, weight: BitPlanes | LaidOutWeight, activations
             f"the layer's weight is {tuple(layer.weight.shape)}, the packed one {shape}",
             hint="is this the artifact of this model?",
         )
-    if isinstance(weight, BitPlanes):
+    if isinstance(weight, PackedWeight):
         weight = native(weight) or weight
     layer.__class__ = _packed_class(type(layer), base)  # type: ignore[assignment]
     base.install(layer, weight, activations)  # type: ignore[arg-type]

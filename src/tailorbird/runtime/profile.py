@@ -13,7 +13,7 @@ import torch
 
 from tailorbird.errors import DataError, TailorbirdError
 from tailorbird.files import read_json, write_json
-from tailorbird.formats import BitPlanes, PlaneSpec
+from tailorbird.formats import PlaneSpec
 from tailorbird.kernels import native
 from tailorbird.kernels.matrix import PackedMatrix
 
@@ -125,7 +125,7 @@ def _entries(rows: int, cols: int, bits: int) -> Iterator[Entry]:
 def _matrix(rows: int, cols: int, bits: int) -> PackedMatrix:
     """A weight of any codes: what stands in it does not change how long it takes."""
     spec = PlaneSpec.uniform(bits, cols, GROUP_SIZE)
-    arrays = {name: torch.ones_like(array, device="cpu") for name, array in BitPlanes.plan(rows, spec).arrays.items()}
+    arrays = {name: torch.ones_like(array, device="cpu") for name, array in spec.plan(rows).arrays.items()}
     return PackedMatrix.from_arrays(rows, spec.bits, GROUP_SIZE, arrays)
 
 

@@ -8,9 +8,9 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
-from tailorbird.formats import BitPlanes
+from tailorbird.formats import PackedWeight
 from tailorbird.kernels import triton_matrix
-from tailorbird.kernels.matrix import Activations, PackedMatrix, fits
+from tailorbird.kernels.matrix import Activations, PackedMatrix
 from tailorbird.kernels.native import available
 from tailorbird.kernels.ops import number, packed_gather, packed_matmul
 from tailorbird.kernels.triton_matrix import TritonMatrix
@@ -22,12 +22,11 @@ class LaidOutWeight:
     layout: ClassVar[type[PackedMatrix] | type[TritonMatrix]]
     matrix: PackedMatrix | TritonMatrix
 
-    def __init__(self, planes: BitPlanes) -> None:
-        spec = planes.spec
-        self.rows, self.spec, self.device = planes.rows, spec, planes.device
-        self.matrix = self.layout.from_arrays(planes.rows, spec.bits, spec.group_size, planes.arrays)
+    def __init__(self, planes: PackedWeight) -> None:
+        self.rows, self.spec, self.device = planes.rows, planes.spec, planes.device
+        self.matrix = planes.lay_out(self.layout)
         self._number = number(self.matrix)
-        self._moved: WeakValueDictionary[torch.device, LaidOutWeight | BitPlanes] = WeakValueDictionary()
+        self._moved: WeakValueDictionary[torch.device, LaidOutWeight | PackedWeight] = WeakValueDictionary()
 
     @property
     def nbytes(self) -> int:
@@ -38,11 +37,11 @@ class LaidOutWeight:
         """The same: it never changes."""
         return self
 
-    def planes(self) -> BitPlanes:
+    def planes(self) -> PackedWeight:
         """The weight as it is stored, bit for bit, made anew."""
-        return BitPlanes(self.rows, self.spec, self.matrix.arrays())
+        return self.spec.plan(self.rows).with_arrays(self.matrix.arrays())
 
-    def to(self, device: torch.device) -> LaidOutWeight | BitPlanes:
+    def to(self, device: torch.device) -> LaidOutWeight | PackedWeight:
         """The weight on another device; the same for every layer that shares it."""
         found = self._moved.get(device)
         if found is None:
@@ -73,9 +72,10 @@ class TritonWeight(LaidOutWeight):
     matrix: TritonMatrix
 
 
-def native(planes: BitPlanes) -> LaidOutWeight | None:
+def native(planes: PackedWeight) -> LaidOutWeight | None:
     """Lay out a weight for the kernels of its device; none if there are none, or they can't hold it."""
-    if planes.device.type == "cuda":
-        return TritonWeight(planes) if triton_matrix.available() else None
-    held = planes.device.type == "cpu" and available() and fits(planes.spec.group_size, planes.spec.cols)
-    return NativeWeight(planes) if held else None
+    place = planes.device.type
+    if place not in ("cuda", "cpu") or not (triton_matrix.available() if place == "cuda" else available()):
+        return None
+    kind: type[LaidOutWeight] = TritonWeight if place == "cuda" else NativeWeight
+    return kind(planes) if planes.fits(kind.layout) else None

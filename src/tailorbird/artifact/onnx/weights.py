@@ -17,7 +17,7 @@ from tailorbird.anatomy import Part
 from tailorbird.artifact.folder import CHUNK
 from tailorbird.artifact.onnx.graph import MICROSOFT, Graph
 from tailorbird.artifact.reader import Artifact
-from tailorbird.formats import PlaneSpec
+from tailorbird.formats import PlaneSpec, Spec, bit_planes, plane_spec
 from tailorbird.formats.integers import Integers, bitstream, integers
 
 # Blocks of these many columns have kernels at every width of bits.
@@ -38,9 +38,9 @@ def width(bits: int) -> int:
     return next(wide for wide in (2, 4, 8) if bits <= wide)
 
 
-def packable(cols: int, spec: PlaneSpec) -> bool:
+def packable(cols: int, spec: Spec) -> bool:
     """The operators can hold such a row; others are stored as plain numbers."""
-    return cols % SMALLEST == 0 and spec.group_size % SMALLEST == 0
+    return cols % SMALLEST == 0 and isinstance(spec, PlaneSpec) and spec.group_size % SMALLEST == 0
 
 
 def runs(spec: PlaneSpec, order: Tensor | None) -> list[Run]:
@@ -129,13 +129,13 @@ class Weights:
         return packable(part.shape[1], self.artifact.plan.specs[part.name])
 
     def _runs(self, part: Part) -> list[Run]:
-        spec = self.artifact.plan.specs[part.name]
+        spec = plane_spec(self.artifact.plan.specs[part.name])
         order = self.artifact.planes(part.name, 0, 1).arrays["column_order"] if spec.column_order else None
         return runs(spec, order)
 
     def _arrays(self, part: Part, number: int, run: Run) -> tuple[str, str, list[str], int]:
         """Names of codes, scales and zero points (none or one) of a run, and the block they are for."""
-        spec = self.artifact.plan.specs[part.name]
+        spec = plane_spec(self.artifact.plan.specs[part.name])
         # The largest power of two that divides a group: where that is smaller, its scale is repeated.
         block = min(LARGEST, spec.group_size & -spec.group_size)
         repeat, rows, blocks = spec.group_size // block, part.shape[0], len(run.columns) // block
@@ -147,7 +147,7 @@ class Weights:
             def each(make: Callable[[Integers], Tensor]) -> Iterator[Tensor]:
                 step = max(1, CHUNK // spec.cols)
                 for low in range(0, rows, step):
-                    planes = self.artifact.planes(part.name, low, min(low + step, rows))
+                    planes = bit_planes(self.artifact.planes(part.name, low, min(low + step, rows)))
                     yield make(integers(planes, run.bits, run.groups))
 
             shape = (rows, blocks, block * run.bits // 8)

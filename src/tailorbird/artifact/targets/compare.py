@@ -11,6 +11,7 @@ from tailorbird.artifact.folder import CHUNK
 from tailorbird.artifact.reader import Artifact
 from tailorbird.artifact.targets.target import Check
 from tailorbird.errors import ArtifactError
+from tailorbird.formats import bit_planes
 from tailorbird.formats.integers import product
 
 
@@ -63,7 +64,7 @@ class Comparison:
     def _want(self, name: str, low: int, high: int) -> Tensor:
         part = name.removesuffix(".weight")
         if part in self.packed:
-            return product(self.artifact.planes(part, low, high))
+            return product(bit_planes(self.artifact.planes(part, low, high)))
         return self.artifact.read_rows(name, low, high).float()
 
     def result(self, library: str, *notes: str) -> Check:

@@ -33,7 +33,7 @@ from tailorbird.artifact.reader import Artifact
 from tailorbird.artifact.targets.compare import Comparison
 from tailorbird.artifact.targets.target import Check, Target, Told
 from tailorbird.errors import ArtifactError, ModelError, require
-from tailorbird.formats import PlaneSpec
+from tailorbird.formats import PlaneSpec, Spec, bit_planes, plane_spec
 from tailorbird.formats.integers import Integers, signed, words
 from tailorbird.formats.spec import MAX_BITS, Offset
 
@@ -62,10 +62,11 @@ class CompressedTensors(Target):
         """Refuse a type that does not exist."""
         dtype_of(self.dtype)
 
-    def carried(self, part: Part, spec: PlaneSpec) -> PlaneSpec:
+    def carried(self, part: Part, spec: Spec) -> Spec:
         """One width for all groups, with its zero point at most 8 bits, columns in order. Plain numbers carry all."""
         if not self._packs(part):
             return spec
+        spec = spec.affine
         bits = max(spec.bits)
         offset: Offset = "none" if spec.offset == "float" or bits == MAX_BITS else spec.offset
         return replace(spec, bits=(bits,) * len(spec.bits), offset=offset, column_order=False)
@@ -134,13 +135,13 @@ def _bits(spec: PlaneSpec) -> int:
 
 def _packed(artifact: Artifact, part: Part) -> dict[str, Lazy]:
     rows, cols = part.shape
-    spec = artifact.plan.specs[part.name]
+    spec = plane_spec(artifact.plan.specs[part.name])
     bits, groups = _bits(spec), len(spec.bits)
     step = max(1, CHUNK // cols)
 
     def chunks() -> Iterator[Integers]:
         for low in range(0, rows, step):
-            yield signed(artifact.planes(part.name, low, min(low + step, rows)), bits)
+            yield signed(bit_planes(artifact.planes(part.name, low, min(low + step, rows))), bits)
 
     def meta(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, device="meta")
@@ -159,7 +160,7 @@ def _configuration(artifact: Artifact, packed: Sequence[Part]) -> dict[str, Any]
     """``quantization_config``: exact, disjoint names in numbered groups, everything else to be left alone."""
     members: dict[tuple[int, int], list[str]] = {}
     for part in packed:
-        spec = artifact.plan.specs[part.name]
+        spec = plane_spec(artifact.plan.specs[part.name])
         members.setdefault((_bits(spec), spec.group_size), []).append(part.name)
     groups = {
         f"group_{number:03d}": {
@@ -224,9 +225,9 @@ def _check_layer(artifact: Artifact, part: Part, tensors: dict[str, Tensor], fou
     require("compressed_tensors", extra=CompressedTensors.extra)
     packing = require("compressed_tensors.compressors.pack_quantized", extra=CompressedTensors.extra)
     schemes = require("compressed_tensors.quantization", extra=CompressedTensors.extra)
-    spec = artifact.plan.specs[part.name]
+    spec = plane_spec(artifact.plan.specs[part.name])
     bits = _bits(spec)
-    want = signed(artifact.planes(part.name), bits)
+    want = signed(bit_planes(artifact.planes(part.name)), bits)
     codes = packing.unpack_from_int32(tensors["weight_packed"], bits, torch.Size(part.shape))
     same = torch.equal(codes.to(torch.int16) + 2 ** (bits - 1), want.codes.to(torch.int16))
     same &= torch.equal(tensors["weight_scale"], want.scale)
@@ -248,6 +249,6 @@ def _notes(artifact: Artifact, packed: Sequence[Part], dtype: str) -> Iterator[s
     before = sum(artifact.plan.part_bytes(part) for part in plain)
     what = "the embedding is" if any(part.role == "head" for part in packed) else "embedding and head are"
     yield f"{what} plain {dtype} here, {size:,} bytes; in the artifact that takes {before:,}"
-    specs = [artifact.plan.specs[part.name] for part in packed]
+    specs = [plane_spec(artifact.plan.specs[part.name]) for part in packed]
     if wider := sum(_bits(spec) > max(spec.bits) for spec in specs):
         yield f"{wider} layers are stored a bit wider, in place of zero points; --set symmetric=true avoids it"

@@ -23,7 +23,7 @@ from tailorbird.artifact.targets.gguf_vocabulary import vocabulary
 from tailorbird.artifact.targets.target import Check, Target, Told
 from tailorbird.errors import UsageError, require
 from tailorbird.files import read_json
-from tailorbird.formats import PlaneSpec
+from tailorbird.formats import Spec
 from tailorbird.formats.ggml.exact import nearest_exact
 
 FILE = "model.gguf"
@@ -120,9 +120,9 @@ class ExactGGUF(GGUF):
     name: ClassVar[str] = "gguf-exact"
     summary: ClassVar[str] = "GGUF without any change of weights: plain block types only"
 
-    def carried(self, part: Part, spec: PlaneSpec) -> PlaneSpec:
+    def carried(self, part: Part, spec: Spec) -> Spec:
         """The spec itself, or the nearest that a block type holds; rows that no block divides stay."""
-        return nearest_exact(spec)
+        return nearest_exact(spec.affine)
 
 
 def keys_of(artifact: Artifact) -> dict[str, Any]:

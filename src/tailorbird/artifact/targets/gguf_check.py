@@ -22,7 +22,7 @@ from tailorbird.checkpoint.gguf_blocks import decode, row_bytes
 from tailorbird.checkpoint.gguf_families import Family
 from tailorbird.checkpoint.gguf_reader import GgufFile, GgufTensor, read_gguf
 from tailorbird.errors import ArtifactError, require
-from tailorbird.formats import PlaneSpec
+from tailorbird.formats import PlaneSpec, Spec
 from tailorbird.formats.ggml import TYPES
 from tailorbird.formats.ggml.exact import exact_type
 
@@ -72,12 +72,12 @@ def compare(artifact: Artifact, path: Path, family: Family, loss: Mapping[str, f
     return _result(found, f"gguf {version('gguf')}", len(artifact.tensors), len(fitted))
 
 
-def _allowed(spec: PlaneSpec | None, type_name: str, loss: float | None) -> float:
+def _allowed(spec: Spec | None, type_name: str, loss: float | None) -> float:
     """Relative squared error a tensor may have."""
     exact = None if spec is None else exact_type(spec)
     if spec is None or (exact and exact.name == type_name):
         # Half of a very small scale is not always a half: single bits under such a scale may lose their last place.
-        return 2.0**-22 if spec and 1 in spec.bits else 0.0
+        return 2.0**-22 if isinstance(spec, PlaneSpec) and 1 in spec.bits else 0.0
     return math.inf if loss is None else _SLACK * allowed_error(spec, loss)
 
 

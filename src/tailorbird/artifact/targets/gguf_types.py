@@ -6,7 +6,7 @@ into the smallest type that loses no more than allowed, measured on a sample of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from tailorbird.anatomy import Part
 from tailorbird.artifact.reader import Artifact
 from tailorbird.artifact.targets.gguf_blocks import BlockArtifact
 from tailorbird.errors import UsageError
-from tailorbird.formats import BitPlanes, PlaneSpec
+from tailorbird.formats import BitPlanes, PackedWeight, Spec, bit_planes
 from tailorbird.formats.ggml import TYPES, BlockType, block_type, decode, encode
 from tailorbird.formats.ggml.codec import Steps
 from tailorbird.formats.ggml.exact import exact_blocks, exact_type
@@ -57,7 +57,7 @@ class Choice:
         return self.kind.bits if self.kind else 16.0
 
 
-def allowed_error(spec: PlaneSpec, loss: float) -> float:
+def allowed_error(spec: Spec, loss: float) -> float:
     """Relative squared error that encoding anew may add: a share of 4**-bits, which is what the width itself costs."""
     return max(loss / float(4**spec.mean_bits), _FLOOR)
 
@@ -123,7 +123,7 @@ def blocks(artifact: Artifact, part: Part, choice: Choice, start: int, stop: int
         return artifact.raw(part.name, start, stop)
     planes = artifact.planes(part.name, start, stop)
     if choice.exact and choice.kind:
-        return exact_blocks(planes, choice.kind)
+        return exact_blocks(bit_planes(planes), choice.kind)
     weight, grid = _unpacked([planes])
     if choice.kind is None:
         return weight.to(torch.float16).view(torch.uint8)
@@ -136,16 +136,20 @@ def relative_error(got: Tensor, want: Tensor) -> float:
     return lost / whole if whole else lost
 
 
-def _unpacked(pieces: list[BitPlanes]) -> tuple[Tensor, Steps | None]:
+def _unpacked(pieces: Sequence[PackedWeight]) -> tuple[Tensor, Steps | None]:
     """Weights of some rows, and scale and offset of their groups where these are runs of columns."""
     weight = torch.cat([planes.dequantize() for planes in pieces])
-    if pieces[0].spec.column_order:
+    found = [
+        Grid(planes.spec, planes.arrays).values()
+        for planes in pieces
+        if isinstance(planes, BitPlanes) and not planes.spec.column_order
+    ]
+    if not found:
         return weight, None
-    found = [Grid(planes.spec, planes.arrays).values() for planes in pieces]
     return weight, (torch.cat([scale for scale, _ in found]), torch.cat([offset for _, offset in found]))
 
 
-def _sample(artifact: Artifact, part: Part) -> list[BitPlanes]:
+def _sample(artifact: Artifact, part: Part) -> list[PackedWeight]:
     """Some rows from everywhere in a part."""
     rows = part.shape[0]
     starts = sorted({min(rows * spot // _SPOTS, max(0, rows - _SPOT_ROWS)) for spot in range(_SPOTS)})

@@ -21,7 +21,7 @@ from tailorbird.artifact.reader import Artifact
 from tailorbird.artifact.targets.compare import Comparison
 from tailorbird.artifact.targets.target import Check, Target, Told
 from tailorbird.errors import ArtifactError, ModelError, UsageError, require
-from tailorbird.formats import PlaneSpec
+from tailorbird.formats import Spec, plane_spec
 
 PART = ".part.onnx"
 TOKENS, WORDS = 16, 1024
@@ -50,18 +50,19 @@ class ONNX(Target):
         if self.accuracy_level not in _LOGITS:
             raise UsageError(f"accuracy_level {self.accuracy_level}", hint="4 (8-bit activations) or 1 (float32)")
 
-    def carried(self, part: Part, spec: PlaneSpec) -> PlaneSpec:
+    def carried(self, part: Part, spec: Spec) -> Spec:
         """Groups of a multiple of 16 columns, with integer zero points or none."""
         cols = part.shape[1]
         if cols % SMALLEST:
             return spec  # stored as plain numbers
-        if spec.offset == "float":
-            spec = replace(spec, offset="integer", column_order=False)
-        if spec.group_size % SMALLEST:
+        planes = spec.affine
+        if planes.offset == "float":
+            planes = replace(planes, offset="integer", column_order=False)
+        if planes.group_size % SMALLEST:
             sizes = [size for size in range(SMALLEST, cols + 1, SMALLEST) if cols % size == 0]
-            size = min(sizes, key=lambda size: abs(size - spec.group_size))
-            spec = replace(spec, bits=(max(spec.bits),) * (cols // size), group_size=size, column_order=False)
-        return spec
+            size = min(sizes, key=lambda size: abs(size - planes.group_size))
+            planes = replace(planes, bits=(max(planes.bits),) * (cols // size), group_size=size, column_order=False)
+        return planes
 
     def refuse(self, artifact: Artifact) -> None:
         """Families without a graph."""
@@ -161,7 +162,7 @@ def _notes(artifact: Artifact, level: int, error: float) -> Iterator[str]:
     how = "activations of products in 8 bits" if level == 4 else "float32 activations"
     yield f"logits differ from our float32 ones by {error:.2%} of their norm ({how})"
     yield "the graph has no key-value cache: every call computes all positions"
-    packed = [artifact.plan.specs[part.name] for part in parts if _packed(artifact, part)]
+    packed = [plane_spec(artifact.plan.specs[part.name]) for part in parts if _packed(artifact, part)]
     if wider := sum(any(width(bits) > bits for bits in spec.bits) for spec in packed):
         yield f"{wider} parts have codes of other than 2, 4 or 8 bits, which are stored in the next wider"
     if plain := len(parts) - len(packed):

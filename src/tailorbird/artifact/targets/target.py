@@ -15,7 +15,7 @@ from tailorbird.allocate.rules import Rules
 from tailorbird.anatomy import Part
 from tailorbird.artifact.folder import Told
 from tailorbird.artifact.reader import Artifact
-from tailorbird.formats import PlaneSpec
+from tailorbird.formats import Spec
 from tailorbird.method import read_options
 
 __all__ = ["Check", "Target", "Told"]
@@ -57,7 +57,7 @@ class Target:
     extra: ClassVar[str] = ""
     summary: ClassVar[str] = ""
 
-    def carried(self, part: Part, spec: PlaneSpec) -> PlaneSpec:
+    def carried(self, part: Part, spec: Spec) -> Spec:
         """The nearest format the target can carry for a part; `spec` itself where it carries that without changing a
         weight."""
         return spec

@@ -14,12 +14,13 @@ from tailorbird.formats.bitplanes import BitPlanes
 from tailorbird.formats.ggml.blocks import Numbers, code_of, pack
 from tailorbird.formats.ggml.types import TYPES, Affine, BlockType, Codebook, Levels
 from tailorbird.formats.grid import Grid
+from tailorbird.formats.packed import Spec
 from tailorbird.formats.spec import PlaneSpec
 
 
-def exact_type(spec: PlaneSpec) -> BlockType | None:
+def exact_type(spec: Spec) -> BlockType | None:
     """The smallest block type that holds every weight of this format, if any."""
-    fitting = [kind for kind in TYPES.values() if _holds(kind, spec)]
+    fitting = [kind for kind in TYPES.values() if isinstance(spec, PlaneSpec) and _holds(kind, spec)]
     return min(fitting, key=lambda kind: kind.bits, default=None)
 
 

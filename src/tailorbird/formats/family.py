@@ -1,0 +1,78 @@
+"""The kinds of formats there are, and reading them from plan.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from tailorbird.errors import UsageError
+from tailorbird.formats.bitplanes import BitPlanes
+from tailorbird.formats.levels import LevelSpec
+from tailorbird.formats.packed import PackedWeight, Spec
+from tailorbird.formats.spec import PlaneSpec
+from tailorbird.formats.sums import SumSpec
+
+_ELSE = "take --to hf, which carries any format, or solve the plan anew with --target"
+
+
+class Kind(Protocol):
+    """A class of specs."""
+
+    def groups_in(self, data: Mapping[str, Any], cols: int) -> int:
+        """Groups of a row that `from_json` would keep numbers for, cheaply: what comes from outside may ask for
+        gigabytes."""
+        ...
+
+    def from_json(self, data: Mapping[str, Any], cols: int) -> Spec:
+        """Read a spec's `to_json` back for a row of `cols` columns.
+
+        Raises:
+            UsageError: unknown keys, or values the format can't hold.
+        """
+        ...
+
+
+KINDS: dict[str, Kind] = {spec.kind: spec for spec in (PlaneSpec, SumSpec, LevelSpec)}
+
+
+def spec_from_json(data: Mapping[str, Any], cols: int) -> Spec:
+    """Read a format for a row of `cols` columns; one without a kind is of planes.
+
+    Raises:
+        UsageError: an unknown kind or unknown keys, or values the format can't hold.
+    """
+    return _kind(data).from_json({key: value for key, value in data.items() if key != "kind"}, cols)
+
+
+def groups_in(data: Mapping[str, Any], cols: int) -> int:
+    """Groups of a row that a format from outside asks for."""
+    return _kind(data).groups_in(data, cols)
+
+
+def plane_spec(spec: Spec) -> PlaneSpec:
+    """A spec of affine planes.
+
+    Raises:
+        UsageError: it is of another kind.
+    """
+    if not isinstance(spec, PlaneSpec):
+        raise UsageError(f"affine planes are needed here, the format is {spec.label}", hint=_ELSE)
+    return spec
+
+
+def bit_planes(weight: PackedWeight) -> BitPlanes:
+    """A weight of affine planes.
+
+    Raises:
+        UsageError: it is of another kind.
+    """
+    plane_spec(weight.spec)
+    assert isinstance(weight, BitPlanes)
+    return weight
+
+
+def _kind(data: Mapping[str, Any]) -> Kind:
+    name = data.get("kind", PlaneSpec.kind)
+    if not isinstance(name, str) or name not in KINDS:
+        raise UsageError(f"there is no kind of format {str(name)[:40]!r}", hint=f"kinds: {', '.join(KINDS)}")
+    return KINDS[name]
