@@ -26,7 +26,6 @@ from tailorbird.anatomy import Model
 from tailorbird.artifact import Artifact
 from tailorbird.checkpoint import open_checkpoint
 from tailorbird.files import read_json, write_json
-from tailorbird.methods import find
 from tailorbird.runtime.profile import processor
 from tailorbird.tasks.language import evaluate
 from tailorbird.tasks.text import Tokenizer
@@ -35,6 +34,7 @@ from tailorbird.tasks.windows import evaluation_windows
 ROOT = Path(__file__).parent
 RESULTS = ROOT / "results" / "quality.json"
 MODEL = "demo:gemma-270m"
+NEEDS_DATA = ("gptq", "slim-llm")
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
     options = _options()
     rows = read_json(RESULTS)["rows"] if RESULTS.exists() else []
     every = [(m, b, s) for s in options.seeds for b in options.budgets for m in options.methods]
-    wanted = [(method, budget, seed) for method, budget, seed in every if seed == 0 or find(method).needs]
+    wanted = [(method, budget, seed) for method, budget, seed in every if seed == 0 or method in NEEDS_DATA]
     missing = [key for key in wanted if key not in {(r["method"], r["budget"], r["seed"]) for r in rows}]
     if missing:
         bench = Bench(options.tokens)
