@@ -36,7 +36,7 @@ SMALL = {"samples": 8, "length": 32}
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_written_is_planned(model_of: Any, text: Path, tmp_path: Path, family: str, method: str) -> None:
-    ready = prepare(model_of(family), method, "4bits")
+    ready = prepare(model_of(family), method, "4bits", METHODS[method])
     result = compress(
         model_of(family), tmp_path / "a", method=method, budget="4bits", data=text, options=METHODS[method], **SMALL
     )
