@@ -11,6 +11,7 @@ import pytest
 
 import tailorbird
 from tailorbird.cli.progress import PieceBar
+from tailorbird.methods.rtn import RTN
 
 CASES: list[tuple[list[str], int, str]] = [
     ([], 2, ""),
@@ -106,7 +107,7 @@ def test_the_command_line_wins_over_a_recipe(call: Any, tiny: Path, tmp_path: Pa
     )
     found = call("compress", "--recipe", recipe).json
     assert found["budget"] == ["7bits"]
-    assert found["plan"]["options"] == {"group_size": 32, "scale": "u8", "symmetric": True}
+    assert found["plan"]["options"] == RTN(group_size=32, symmetric=True).options()
     found = call("compress", "--recipe", recipe, "--budget", "5bits", "--set", "group_size=16").json
     assert found["budget"] == ["5bits"] and found["plan"]["options"]["group_size"] == 16
 
