@@ -19,7 +19,7 @@ from tailorbird.pipeline import compress, prepare
 from tailorbird.plan import Plan
 
 FAMILIES = ("llama", "untied", "gemma3", "opt")
-METHODS = ("rtn", "gptq", "slim-llm")
+METHODS = ("rtn", "gptq", "slim-llm", "planes", "billm", "pb-llm", "nf4")
 SMALL = {"samples": 8, "length": 32}
 
 
