@@ -15,6 +15,7 @@ from tailorbird.artifact import Artifact
 from tailorbird.artifact.verify import verify
 from tailorbird.errors import DataError, ModelError, UsageError
 from tailorbird.measure import states
+from tailorbird.methods import find
 from tailorbird.pipeline import compress, prepare
 from tailorbird.plan import Plan
 
@@ -27,8 +28,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "autoround": {"iterations": 2},
     "omniquant": {"iterations": 2},
     "slim-llm-plus": {"iterations": 2, "start": "sweep"},
+    "planes": {},
+    "billm": {},
+    "pb-llm": {},
+    "nf4": {},
 }
-MIXED = ("slim-llm", "slim-llm-plus")
+MIXED = ("slim-llm", "slim-llm-plus", "planes")
 SMALL = {"samples": 8, "length": 32}
 
 
@@ -36,15 +41,18 @@ SMALL = {"samples": 8, "length": 32}
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_written_is_planned(model_of: Any, text: Path, tmp_path: Path, family: str, method: str) -> None:
-    ready = prepare(model_of(family), method, "4bits", METHODS[method])
+    # Formats that are the method's own do not shrink with the budget, and column orders weigh much on so few rows.
+    bits = 7 if find(method).own_format else 4
+    ready = prepare(model_of(family), method, f"{bits}bits", METHODS[method])
     result = compress(
-        model_of(family), tmp_path / "a", method=method, budget="4bits", data=text, options=METHODS[method], **SMALL
-    )
+        model_of(family), tmp_path / "a", method=method, budget=f"{bits}bits", data=text, options=METHODS[method],
+        **SMALL,
+    )  # fmt: skip
     written = result.artifact
     stored = sum(path.stat().st_size for path in written.folder.glob("*.safetensors"))
-    assert stored == ready.weight_bytes if method not in MIXED else stored <= ready.weight_bytes
+    assert stored <= ready.weight_bytes if method in MIXED else stored == ready.weight_bytes
     assert written.nbytes <= ready.nbytes
-    assert written.bits <= 4
+    assert written.bits <= bits
     assert verify(written.folder).digest == written.digest
     for part in written.plan.parts:
         assert written.planes(part.name).nbytes == result.facts[part.name]["bytes"]
