@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tailorbird.anatomy import Part
 from tailorbird.errors import UsageError
-from tailorbird.formats import Fit, PlaneSpec, Spec
+from tailorbird.formats import Fit, PlaneSpec, RowSpec, Spec
 from tailorbird.formats.spec import Offset, Scale
 from tailorbird.measure.statistics import Need, Stats
 
@@ -29,6 +29,8 @@ class Method:
         group_size: columns that share a scale; where it does not divide a row, the nearest divisor is taken (`spec`).
         symmetric: no zero points.
         scale: ``u8``: 8-bit scales under a half a row; ``fp16``: a half for every group.
+        rows: rows of an embedding or a head have bits by what they are worth (see `allocate.rows`), where calibration
+            data say so and the plan leaves it open.
     """
 
     name: ClassVar[str] = ""
@@ -41,6 +43,7 @@ class Method:
     group_size: int = 64
     symmetric: bool = False
     scale: Scale = "u8"
+    rows: bool = True
 
     def __post_init__(self) -> None:
         """Refuse options no format can hold."""
@@ -66,7 +69,8 @@ class Method:
         Raises:
             UsageError: it is of another kind; says what the method can.
         """
-        if spec.kind not in self.kinds:
+        kinds = {form.kind for form in spec.formats} if isinstance(spec, RowSpec) else {spec.kind}
+        if not kinds <= self.kinds:
             raise UsageError(
                 f"{self.name} can't fit {part.name} as {spec.label}",
                 hint=f"{self.name} fits {' and '.join(sorted(self.kinds))}; take another method, plan or target",

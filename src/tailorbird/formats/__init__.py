@@ -4,6 +4,17 @@ group."""
 from tailorbird.formats.bitplanes import BitPlanes
 from tailorbird.formats.family import bit_planes, plane_spec, spec_from_json
 from tailorbird.formats.packed import Fit, PackedWeight, Spec
+from tailorbird.formats.rows import RowSpec
 from tailorbird.formats.spec import PlaneSpec
 
-__all__ = ["BitPlanes", "Fit", "PackedWeight", "PlaneSpec", "Spec", "bit_planes", "plane_spec", "spec_from_json"]
+__all__ = [
+    "BitPlanes",
+    "Fit",
+    "PackedWeight",
+    "PlaneSpec",
+    "RowSpec",
+    "Spec",
+    "bit_planes",
+    "plane_spec",
+    "spec_from_json",
+]

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from tailorbird.errors import UsageError
 from tailorbird.formats.bitplanes import BitPlanes
 from tailorbird.formats.packed import PackedWeight, Spec
+from tailorbird.formats.rows import RowSpec
 from tailorbird.formats.spec import PlaneSpec
 
 _ELSE = "take --to hf, which carries any format, or solve the plan anew with --target"
@@ -30,7 +31,7 @@ class Kind(Protocol):
         ...
 
 
-KINDS: dict[str, Kind] = {PlaneSpec.kind: PlaneSpec}
+KINDS: dict[str, Kind] = {PlaneSpec.kind: PlaneSpec, RowSpec.kind: RowSpec}
 
 
 def spec_from_json(data: Mapping[str, Any], cols: int) -> Spec:

@@ -140,7 +140,7 @@ def _run(
         if measured and stream is None and (piece.block is not None or not job.model.anatomy.blocks):
             stream = _stream(job, data, partial)
         if not partial.done(piece):
-            planes, facts = fit_piece(job, piece, stream, progress, clock)
+            planes, facts = fit_piece(job, piece, stream, progress, clock, data.batches)
             with progress.stage("pack", clock):
                 partial.write(piece, planes, {name: job.kept[name] for name in piece.kept}, facts)
         else:

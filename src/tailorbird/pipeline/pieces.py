@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tailorbird.allocate.rows import by_rows, fit_rows, ranked
 from tailorbird.anatomy import Part
 from tailorbird.artifact.layout import Segment
 from tailorbird.artifact.manifest import weight_digest
-from tailorbird.formats import PackedWeight, PlaneSpec
+from tailorbird.formats import Fit, PackedWeight, PlaneSpec, RowSpec, Spec
+from tailorbird.measure.rows import predicted, read
 from tailorbird.measure.statistics import Stats
 from tailorbird.measure.stream import Stream
 from tailorbird.pipeline.prepare import Prepared
@@ -22,9 +26,14 @@ CHUNK = 2**22
 
 
 def fit_piece(
-    job: Prepared, piece: Segment, stream: Stream | None, progress: Progress, clock: dict[str, float]
+    job: Prepared,
+    piece: Segment,
+    stream: Stream | None,
+    progress: Progress,
+    clock: dict[str, float],
+    tokens: Sequence[Tensor] = (),
 ) -> tuple[dict[str, PackedWeight], dict[str, dict[str, Any]]]:
-    """Fit the parts of a piece.
+    """Fit the parts of a piece; `tokens` are the ids of the calibration text.
 
     Returns:
         Packed weights and facts (error, seconds, bytes, digest) by part name.
@@ -36,7 +45,7 @@ def fit_piece(
     for part in piece.parts:
         with progress.stage("fit", clock):
             # Statistics and the original weight go as soon as they were used; the stream fills the block anew.
-            planes[part.name], facts[part.name] = _fit(job, part, stats.pop(part.name, Stats()))
+            planes[part.name], facts[part.name] = _fit(job, part, stats.pop(part.name, Stats()), tokens)
     return planes, facts
 
 
@@ -46,22 +55,26 @@ def statistics(job: Prepared, piece: Segment, stream: Stream | None) -> dict[str
         return {}
     if piece.block is not None:
         return stream.measure(piece.block, piece.parts, job.method.needs)
-    return dict.fromkeys((part.name for part in piece.parts), stream.head_inputs(job.method.needs))
+    needs = job.method.needs | ({"inputs"} if job.method.rows else set())
+    return dict.fromkeys((part.name for part in piece.parts), stream.head_inputs(needs))
 
 
-def _fit(job: Prepared, part: Part, stats: Stats) -> tuple[PackedWeight, dict[str, Any]]:
+def _fit(job: Prepared, part: Part, stats: Stats, tokens: Sequence[Tensor]) -> tuple[PackedWeight, dict[str, Any]]:
     start = time.perf_counter()
     weight = job.model.weight(part)
+    importance = _importance(job, part, weight, stats, tokens)
     if job.method.needs and stats.gram is None and stats.inputs is None:
         stats = Stats(torch.eye(part.shape[1]), torch.eye(part.shape[1]), part.shape[1])
     planned = job.plan.specs[part.name]
     # A plan given by hand keeps bits written group by group; one number leaves the inner choice to the method.
     fixed = job.given and isinstance(planned, PlaneSpec) and planned.mixed
     fixed |= job.rules.tied(part)
-    spec = planned if fixed else job.method.decide(weight, stats, planned)
-    if spec.plan(part.shape[0]).nbytes > job.plan.part_bytes(part) or not job.rules.allows(part, spec):
-        spec = planned
-    fitted = job.method.fit(weight, stats, spec)
+    classes = _classes(job, part, planned, None if fixed else importance)
+    if classes is not None:
+        fit = partial(_fitted, job, part, stats)
+        fitted: Fit = fit_rows(weight, ranked(importance, classes), classes, fit)
+    else:
+        fitted = _fitted(job, part, stats, weight, planned, fixed)
     del weight
     job.model.drop(part.name)
     planes = fitted.pack()
@@ -72,6 +85,35 @@ def _fit(job: Prepared, part: Part, stats: Stats) -> tuple[PackedWeight, dict[st
         "seconds": time.perf_counter() - start,
     }
     return planes, facts
+
+
+def _importance(job: Prepared, part: Part, weight: Tensor, stats: Stats, tokens: Sequence[Tensor]) -> Tensor | None:
+    """What each row of an embedding or a head is worth; None for other parts, and without calibration text."""
+    head, embedding = job.model.anatomy.head, job.model.anatomy.embedding
+    found = []
+    if head and head in (part.name, *part.tied) and stats.inputs is not None:
+        cap = float(job.model.config.get("final_logit_softcapping") or 0)
+        found.append(predicted(weight, stats.inputs, cap))
+    if embedding and embedding in (part.name, *part.tied) and len(tokens):
+        found.append(read(tokens, part.shape[0]))
+    return torch.stack(found).sum(0) if found else None
+
+
+def _classes(job: Prepared, part: Part, planned: Spec, importance: Tensor | None) -> RowSpec | None:
+    """Classes of rows in the bytes of the planned format, where they are wanted and allowed."""
+    if isinstance(planned, RowSpec) or importance is None or not job.method.rows:
+        return planned if isinstance(planned, RowSpec) else None
+    found = by_rows(importance, partial(job.method.spec, part), job.plan.part_bytes(part))
+    return found if found is not None and job.rules.allows(part, found) else None
+
+
+def _fitted(job: Prepared, part: Part, stats: Stats, weight: Tensor, planned: Spec, fixed: bool = False) -> Fit:
+    """Some rows of a part, in the format the method decides on unless that is fixed."""
+    spec = planned if fixed else job.method.decide(weight, stats, planned)
+    rows = len(weight)
+    if spec.plan(rows).nbytes > planned.plan(rows).nbytes or not job.rules.allows(part, spec):
+        spec = planned
+    return job.method.fit(weight, stats, spec)
 
 
 def _error(job: Prepared, part: Part, planes: PackedWeight, stats: Stats) -> float:
