@@ -1,8 +1,8 @@
 """The kernels as operators of torch, so that a traced or compiled graph can hold them.
 
 ``tailorbird::packed_matmul(x, matrix, activations)`` and ``tailorbird::packed_gather(ids, matrix)``; `matrix` is the
-number that `number` gives a `PackedMatrix`, a `RowMatrix` or, for a GPU, a `TritonMatrix`. They have shapes for fake and
-meta tensors, and no gradients.
+number that `number` gives a `PackedMatrix`, a `RowMatrix` or, for a GPU, a `TritonMatrix`. They have shapes for fake
+and meta tensors, and no gradients.
 """
 
 from __future__ import annotations

@@ -14,9 +14,6 @@ from torch import Tensor
 
 # Logits in memory at once.
 CHUNK = 2**24
-# A row that was not read counts as this part of a reading, and the last row of the vocabulary as a sixteenth of that:
-# vocabularies made by merging pairs are in the order in which words get rarer.
-UNREAD = 0.25
 
 
 def predicted(weight: Tensor, inputs: Tensor, cap: float = 0.0) -> Tensor:
@@ -44,8 +41,7 @@ def read(batches: Iterable[Tensor], rows: int) -> Tensor:
         batches: token ids, int64 of any shape.
         rows: of the vocabulary.
     """
-    counts = torch.zeros(rows, dtype=torch.float64)
+    counts = torch.zeros(rows, dtype=torch.int64)
     for ids in batches:
         counts += torch.bincount(ids.reshape(-1), minlength=rows)
-    share = counts + UNREAD * 2.0 ** (-4 * torch.arange(rows) / rows)
-    return (share / share.sum()).float()
+    return (counts.double() / counts.sum().clamp_min(1)).float()
