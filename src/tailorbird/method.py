@@ -38,6 +38,8 @@ class Method:
     paper: ClassVar[str] = ""
     status: ClassVar[str] = "ready"
     needs: ClassVar[frozenset[Need]] = frozenset()
+    # The format of weights inside the blocks is the method's own; bits of a budget are for embedding and head.
+    own_format: ClassVar[bool] = False
     kinds: ClassVar[frozenset[str]] = frozenset({PlaneSpec.kind})
 
     group_size: int = 64

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from tailorbird.anatomy import Part
+from tailorbird.artifact.manifest import weight_digest
 from tailorbird.errors import UsageError
-from tailorbird.formats import BitPlanes, PlaneSpec
+from tailorbird.formats import BitPlanes, PackedWeight, PlaneSpec
 from tailorbird.formats.grid import Grid
 from tailorbird.measure.statistics import Stats
 from tailorbird.method import Method, group_of
@@ -28,8 +29,13 @@ def stats_of(layer: Any, kind: type[Method]) -> Stats:
     return Stats(gram, layer.inputs.clone() if "inputs" in kind.needs else None, len(layer.inputs))
 
 
-def compress(layer: Any, method: Method, bits: int) -> BitPlanes:
-    part = Part("w", tuple(layer.weight.shape), "mlp")
+def part_of(kind: type[Method], shape: tuple[int, int]) -> Part:
+    """A part for which the method takes the bits it is given."""
+    return Part("w", shape, "head" if kind.own_format else "mlp")
+
+
+def compress(layer: Any, method: Method, bits: int, part: Part | None = None) -> PackedWeight:
+    part = part or part_of(type(method), tuple(layer.weight.shape))
     stats = stats_of(layer, type(method))
     spec = method.decide(layer.weight.clone(), stats, method.spec(part, bits))
     return method.fit(layer.weight.clone(), stats, spec).pack()
@@ -57,15 +63,16 @@ def test_shapes_bytes_and_packing(kind: type[Method], shape: tuple[int, int], la
     layer = layer_of(shape[1], shape[0], 150, [3])
     for method in variants(kind):
         for bits in (1, 2, 3, 4, 8):
-            planned = method.spec(Part("w", shape, "mlp"), bits)
+            planned = method.spec(part_of(kind, shape), bits)
             assert planned.cols == shape[1] and planned.mean_bits == bits
             assert planned.group_size == group_of(shape[1], 32)
             planes = compress(layer, method, bits)
             assert planes.shape == shape
-            assert planes.nbytes <= BitPlanes.plan(shape[0], planned).nbytes
-            assert planes.nbytes == BitPlanes.plan(shape[0], planes.spec).nbytes
+            assert planes.spec.kind in kind.kinds
+            assert planes.nbytes <= planned.plan(shape[0]).nbytes
+            assert planes.nbytes == planes.spec.plan(shape[0]).nbytes
             assert torch.isfinite(planes.dequantize()).all()
-            again = BitPlanes.from_arrays(shape[0], planes.spec, planes.arrays)
+            again = planes.spec.read(shape[0], planes.arrays)
             assert torch.equal(again.dequantize(), planes.dequantize())
 
 
@@ -74,8 +81,12 @@ def test_shapes_bytes_and_packing(kind: type[Method], shape: tuple[int, int], la
 def test_what_is_fitted_is_what_is_packed(kind: type[Method], bits: int, layer_of: Any) -> None:
     layer = layer_of(64, 10, 150, [3])
     for method in variants(kind):
-        fitted = method.fit(layer.weight.clone(), stats_of(layer, kind), method.spec(Part("w", (10, 64), "mlp"), bits))
+        spec = method.spec(part_of(kind, (10, 64)), bits)
+        fitted: Any = method.fit(layer.weight.clone(), stats_of(layer, kind), spec)
         planes = fitted.pack()
+        assert weight_digest(fitted.meaning()) == weight_digest(planes.meaning())
+        if not isinstance(planes, BitPlanes):
+            continue
         assert torch.equal(planes.codes(), fitted.codes)
         size = planes.spec.group_size
         scale, offset = (value.repeat_interleave(size, 1) for value in fitted.grid.values())
@@ -122,6 +133,25 @@ def test_mixed_formats_of_an_edited_plan_are_fitted_as_they_are(kind: type[Metho
     spec = PlaneSpec((2, 8, 1, 4), 24, "float", "fp16")
     planes = kind().fit(layer.weight.clone(), stats_of(layer, kind), spec).pack()
     assert planes.spec == spec
+
+
+OWN = pytest.mark.parametrize("kind", [kind for kind in methods().values() if kind.own_format], ids=lambda k: k.name)
+
+
+@OWN
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_formats_of_a_methods_own(kind: type[Method], shape: tuple[int, int], layer_of: Any) -> None:
+    """Inside the blocks the format does not follow the bits of the budget; everything else holds."""
+    layer, part = layer_of(shape[1], shape[0], 150, [3]), Part("w", shape, "mlp")
+    for method in variants(kind):
+        spec = method.spec(part, 1)
+        assert all(method.spec(part, bits) == spec for bits in range(2, 9)) and spec.kind in kind.kinds
+        one, other = (compress(layer, method, 4, part) for _ in range(2))
+        assert one.shape == shape and one.nbytes == spec.plan(shape[0]).nbytes
+        assert weight_digest(one.meaning()) == weight_digest(other.meaning())
+        assert torch.equal(one.spec.read(shape[0], one.arrays).dequantize(), other.dequantize())
+        rounding = RTN(group_size=method.group_size, scale=method.scale)
+        assert layer.error(one) <= 1.02 * layer.error(compress(layer, rounding, 1))
 
 
 @METHODS

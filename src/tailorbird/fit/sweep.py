@@ -36,12 +36,14 @@ class Fitted:
         grid: scales and offsets as stored.
         column_order: int32 (cols,), where the format stores one.
         error: sum e^2 = trace(dW H dW^T) of the sweep, H damped; 0 without compensation.
+        claimed_bits: bits a weight as the method's paper counts them, where it counts otherwise.
     """
 
     codes: Tensor
     grid: Grid
     column_order: Tensor | None = None
     error: float = 0.0
+    claimed_bits: float | None = None
 
     def meaning(self) -> Iterator[Tensor]:
         """Codes, scales and offsets, see `PackedWeight.meaning`."""
@@ -85,7 +87,7 @@ def sweep(
         codes[start : start + ROW_CHUNK] = chunk.codes.T
         grids.append(chunk.grid())
     stored_order = order.to(torch.int32) if order is not None and spec.column_order else None
-    return Fitted(codes, _joined(grids), stored_order, error)
+    return Fitted(codes, joined(grids), stored_order, error)
 
 
 class _Chunk:
@@ -147,6 +149,7 @@ class _Chunk:
         return Grid.store(self.scale.T, self.offset.T, self.spec, self.units)
 
 
-def _joined(grids: list[Grid]) -> Grid:
+def joined(grids: list[Grid]) -> Grid:
+    """Grids of consecutive rows as one."""
     names = grids[0].arrays
     return Grid(grids[0].spec, {name: torch.cat([grid.arrays[name] for grid in grids]) for name in names})

@@ -1,19 +1,26 @@
-"""How a compressed weight is stored: a small family of formats. The first is bit planes with scales and offsets by
-group."""
+"""How a compressed weight is stored: a small family of formats. Most are bit planes with scales by group, alone or
+added up."""
 
 from tailorbird.formats.bitplanes import BitPlanes
 from tailorbird.formats.family import bit_planes, plane_spec, spec_from_json
+from tailorbird.formats.levels import LevelCodes, LevelSpec
 from tailorbird.formats.packed import Fit, PackedWeight, Spec
 from tailorbird.formats.rows import RowSpec
 from tailorbird.formats.spec import PlaneSpec
+from tailorbird.formats.sums import PlaneSum, SumSpec, Term
 
 __all__ = [
     "BitPlanes",
     "Fit",
+    "LevelCodes",
+    "LevelSpec",
     "PackedWeight",
     "PlaneSpec",
+    "PlaneSum",
     "RowSpec",
     "Spec",
+    "SumSpec",
+    "Term",
     "bit_planes",
     "plane_spec",
     "spec_from_json",

@@ -7,9 +7,11 @@ from typing import Any, Protocol
 
 from tailorbird.errors import UsageError
 from tailorbird.formats.bitplanes import BitPlanes
+from tailorbird.formats.levels import LevelSpec
 from tailorbird.formats.packed import PackedWeight, Spec
 from tailorbird.formats.rows import RowSpec
 from tailorbird.formats.spec import PlaneSpec
+from tailorbird.formats.sums import SumSpec
 
 _ELSE = "take --to hf, which carries any format, or solve the plan anew with --target"
 
@@ -31,7 +33,7 @@ class Kind(Protocol):
         ...
 
 
-KINDS: dict[str, Kind] = {PlaneSpec.kind: PlaneSpec, RowSpec.kind: RowSpec}
+KINDS: dict[str, Kind] = {spec.kind: spec for spec in (PlaneSpec, SumSpec, LevelSpec, RowSpec)}
 
 
 def spec_from_json(data: Mapping[str, Any], cols: int) -> Spec:

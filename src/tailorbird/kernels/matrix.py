@@ -18,7 +18,7 @@ from tailorbird.kernels.native import extension
 from tailorbird.kernels.reference import pack_bits
 
 Activations = Literal["int8", "fp32"]
-_ARRAYS = ("planes", "scales", "row_scales", "zeros", "offsets", "row_offsets")
+ARRAYS = ("planes", "scales", "row_scales", "zeros", "offsets", "row_offsets")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,21 @@ class Run:
     row_offsets: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class StoredTerm:
+    """One of the packed weights that add up to another.
+
+    Attributes:
+        bits: code bits of each group it covers.
+        groups: the groups of the sum it covers, rising.
+        suffix: what follows the names of its canonical arrays.
+    """
+
+    bits: Sequence[int]
+    groups: Sequence[int]
+    suffix: str = ""
+
+
 def fits(group_size: int, cols: int) -> bool:
     """Whether the kernels can hold rows of this kind: sums within a group must stay within 32 bits."""
     return group_size <= 32768 and cols <= 2**24
@@ -57,8 +72,10 @@ def fits(group_size: int, cols: int) -> bool:
 class PackedMatrix:
     """A weight of shape (rows, cols) as the native kernels hold it."""
 
-    def __init__(self, native: Any, bits: Sequence[int], group_size: int, shapes: Mapping[str, Tensor]) -> None:
-        self.native, self.bits, self.group_size, self._shapes = native, tuple(bits), group_size, shapes
+    def __init__(
+        self, native: Any, group_size: int, terms: Sequence[StoredTerm] = (), shapes: Mapping[str, Tensor] | None = None
+    ) -> None:
+        self.native, self.group_size, self.terms, self._shapes = native, group_size, tuple(terms), shapes or {}
 
     @classmethod
     def from_arrays(cls, rows: int, bits: Sequence[int], group_size: int, arrays: Mapping[str, Tensor]) -> PackedMatrix:
@@ -74,21 +91,40 @@ class PackedMatrix:
             UsageError: arrays of other shapes or dtypes, or a weight the kernels can't hold (see `fits`).
             TailorbirdError: there are no native kernels.
         """
+        return cls.from_terms(rows, len(bits), group_size, [StoredTerm(bits, range(len(bits)))], arrays)
+
+    @classmethod
+    def from_terms(
+        cls, rows: int, groups: int, group_size: int, terms: Sequence[StoredTerm], arrays: Mapping[str, Tensor]
+    ) -> PackedMatrix:
+        """Lay out a sum of packed weights over groups of the same columns.
+
+        Args:
+            rows: rows of the weight.
+            groups: groups of columns of the weight.
+            group_size: columns in a group.
+            terms: what is added up.
+            arrays: their canonical arrays by name and suffix, and the column order of the whole.
+
+        Raises:
+            UsageError: as `from_arrays`.
+            TailorbirdError: there are no native kernels.
+        """
         arrays = {name: array.contiguous() for name, array in arrays.items()}
         order = arrays.get("column_order")
         with _clear():
             runs = [
                 _module().Run.make(
-                    rows, group_size, run_bits, groups, groups, len(bits),
-                    *_tensors(arrays, starts, run_bits)
+                    rows, group_size, bits, [term.groups[g] for g in mine], mine, len(term.bits),
+                    *_tensors(arrays, starts, bits, term.suffix)
                 )
-                for run_bits, groups, starts in stored_runs(bits, group_size)
+                for term in terms for bits, mine, starts in stored_runs(term.bits, group_size)
             ]  # fmt: skip
-            native = _module().Matrix(rows, group_size, len(bits), runs, [] if order is None else order.tolist())
+            native = _module().Matrix(rows, group_size, groups, runs, [] if order is None else order.tolist())
         shapes = {name: torch.empty_like(array, device="meta") for name, array in arrays.items()}
         if order is not None:
             shapes["column_order"] = order.clone()
-        return cls(native, bits, group_size, shapes)
+        return cls(native, group_size, terms, shapes)
 
     @classmethod
     def from_runs(cls, rows: int, groups: int, group_size: int, runs: Sequence[Run]) -> PackedMatrix:
@@ -100,7 +136,7 @@ class PackedMatrix:
         """
         with _clear():
             made = [_make_run(rows, group_size, run) for run in runs]
-            return cls(_module().Matrix(rows, group_size, groups, made, []), (), group_size, {})
+            return cls(_module().Matrix(rows, group_size, groups, made, []), group_size)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -167,11 +203,12 @@ class PackedMatrix:
         Raises:
             UsageError: it was made from runs.
         """
-        if not self.bits:
+        if not self.terms:
             raise UsageError("a matrix made from runs has no canonical arrays", hint="keep the runs")
         out = {name: torch.zeros_like(a, device="cpu") if a.is_meta else a for name, a in self._shapes.items()}
-        for index, (bits, groups, starts) in enumerate(stored_runs(self.bits, self.group_size)):
-            self.native.unpack(index, groups, *_tensors(out, starts, bits))
+        runs = ((term, *run) for term in self.terms for run in stored_runs(term.bits, self.group_size))
+        for index, (term, bits, groups, starts) in enumerate(runs):
+            self.native.unpack(index, groups, *_tensors(out, starts, bits, term.suffix))
         return out
 
 
@@ -185,8 +222,8 @@ def stored_runs(bits: Sequence[int], group_size: int) -> Iterator[tuple[int, lis
         bit += b * len(groups) if b > 1 else 0
 
 
-def _tensors(arrays: Mapping[str, Tensor], starts: tuple[int, int], bits: int) -> tuple[Any, ...]:
-    planes, scales, row_scales, zeros, offsets, row_offsets = (arrays.get(name) for name in _ARRAYS)
+def _tensors(arrays: Mapping[str, Tensor], starts: tuple[int, int], bits: int, suffix: str) -> tuple[Any, ...]:
+    planes, scales, row_scales, zeros, offsets, row_offsets = (arrays.get(name + suffix) for name in ARRAYS)
     zeros = zeros if bits > 1 else None  # one-bit groups are symmetric
     return planes, starts[0], scales, row_scales, zeros, starts[1], bits, offsets, row_offsets
 

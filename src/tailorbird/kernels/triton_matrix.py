@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
 from types import ModuleType
@@ -17,12 +18,12 @@ import torch
 from torch import Tensor
 
 from tailorbird.errors import UsageError, require
-from tailorbird.kernels.matrix import Activations, Run
+from tailorbird.kernels.matrix import ARRAYS, Activations, Run, StoredTerm
 from tailorbird.kernels.native import SlowKernelsWarning
 from tailorbird.kernels.reference import pack_bits, split_bits
 from tailorbird.kernels.triton_layout import RunLayout, canonical_runs, lay_out
 
-_KEPT = ("row_scales", "row_offsets", "column_order")
+_KEPT = ("row_scales", "row_offsets")
 
 
 @lru_cache(maxsize=1)
@@ -53,6 +54,7 @@ class TritonMatrix:
     def __init__(self, shape: tuple[int, int], group_size: int, runs: Sequence[RunLayout]) -> None:
         self.shape, self.group_size, self._runs = shape, group_size, tuple(runs)
         self._kept: dict[str, Tensor] | None = None
+        self._terms: list[tuple[str, slice]] = []
 
     @classmethod
     def from_arrays(cls, rows: int, bits: Sequence[int], group_size: int, arrays: Mapping[str, Tensor]) -> TritonMatrix:
@@ -64,12 +66,28 @@ class TritonMatrix:
             group_size: columns in a group.
             arrays: the canonical arrays of the format by name, checked before, all on one device.
         """
-        runs, order = canonical_runs(bits, group_size, arrays), arrays.get("column_order")
-        made = [lay_out(run, rows, len(bits), group_size, order) for run in runs]
-        matrix = cls((rows, len(bits) * group_size), group_size, made)
-        matrix._kept = {name: arrays[name] for name in _KEPT if name in arrays}
-        if "zeros" in arrays:  # those of groups above one bit are in the runs
-            matrix._kept["zeros"] = torch.empty(rows, 0, dtype=torch.uint8, device=matrix.device)
+        return cls.from_terms(rows, len(bits), group_size, [StoredTerm(bits, range(len(bits)))], arrays)
+
+    @classmethod
+    def from_terms(
+        cls, rows: int, groups: int, group_size: int, terms: Sequence[StoredTerm], arrays: Mapping[str, Tensor]
+    ) -> TritonMatrix:
+        """Lay out a sum of packed weights over groups of the same columns; see `PackedMatrix.from_terms`."""
+        order, made = arrays.get("column_order"), list[RunLayout]()
+        matrix = cls((rows, groups * group_size), group_size, made)
+        matrix._kept = {} if order is None else {"column_order": order}
+        for term in terms:
+            own = {name: arrays[name + term.suffix] for name in ARRAYS if name + term.suffix in arrays}
+            runs = [
+                replace(run, groups=[term.groups[g] for g in run.groups])
+                for run in canonical_runs(term.bits, group_size, own)
+            ]
+            matrix._terms.append((term.suffix, slice(len(made), len(made) + len(runs))))
+            made += [lay_out(run, rows, groups, group_size, order) for run in runs]
+            matrix._kept |= {name + term.suffix: own[name] for name in _KEPT if name in own}
+            if "zeros" in own:  # those of groups above one bit are in the runs
+                matrix._kept[f"zeros{term.suffix}"] = own["zeros"][:, :0]
+        matrix._runs = tuple(made)
         return matrix
 
     @classmethod
@@ -161,18 +179,27 @@ class TritonMatrix:
         """
         if self._kept is None:
             raise UsageError("a matrix made from runs has no canonical arrays", hint="keep the runs")
-        planes = [pack_bits(run.codes(self.group_size), run.bits) for run in self._runs]
-        out = self._kept | {"planes": torch.cat(planes, dim=1), "scales": self._by_group("scales")}
-        if self._runs[0].offsets is not None:
-            out["offsets"] = self._by_group("offsets")
-        points = [split_bits(run.zeros.T, run.bits) for run in self._runs if run.zeros is not None]
-        return out | ({"zeros": pack_bits(torch.cat(points, dim=1), 1)} if points else {})
+        out = dict(self._kept)
+        for suffix, own in self._terms:
+            out |= {name + suffix: array for name, array in _stored(self._runs[own], self.group_size).items()}
+        return out
 
-    def _by_group(self, name: str) -> Tensor:
-        """An array of all runs as it is stored: (rows, groups)."""
-        parts = [getattr(run, name).T for run in self._runs]
-        stored = torch.tensor([g for run in self._runs for g in run.groups], device=self.device)
-        return torch.cat(parts, dim=1)[:, stored.argsort()].contiguous()
+
+def _stored(runs: Sequence[RunLayout], group_size: int) -> dict[str, Tensor]:
+    """The arrays of one term that are laid out in its runs."""
+    planes = [pack_bits(run.codes(group_size), run.bits) for run in runs]
+    out = {"planes": torch.cat(planes, dim=1), "scales": _by_group(runs, "scales")}
+    if runs[0].offsets is not None:
+        out["offsets"] = _by_group(runs, "offsets")
+    points = [split_bits(run.zeros.T, run.bits) for run in runs if run.zeros is not None]
+    return out | ({"zeros": pack_bits(torch.cat(points, dim=1), 1)} if points else {})
+
+
+def _by_group(runs: Sequence[RunLayout], name: str) -> Tensor:
+    """An array of all runs as it is stored: (rows, groups)."""
+    parts = [getattr(run, name).T for run in runs]
+    stored = torch.tensor([g for run in runs for g in run.groups], device=parts[0].device)
+    return torch.cat(parts, dim=1)[:, stored.argsort()].contiguous()
 
 
 @lru_cache(maxsize=16)

@@ -84,6 +84,8 @@ def _fit(job: Prepared, part: Part, stats: Stats, tokens: Sequence[Tensor]) -> t
         "digest": weight_digest(fitted.meaning()),
         "seconds": time.perf_counter() - start,
     }
+    if (claimed := getattr(fitted, "claimed_bits", None)) is not None:
+        facts["claimed_bits"] = claimed
     return planes, facts
 
 

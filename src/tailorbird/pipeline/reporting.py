@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 import tailorbird
 from tailorbird.anatomy import Part
 from tailorbird.anatomy.families import anatomy_of
@@ -140,7 +142,6 @@ def write_recipe(folder: Path, values: Mapping[str, Any], plan: Plan | None = No
 
 def _part(part: Part, plan: Plan, facts: Mapping[str, Any]) -> dict[str, Any]:
     spec = plan.specs[part.name]
-    arrays = spec.plan(part.shape[0]).arrays
     return {
         "name": part.name,
         "role": part.role,
@@ -150,10 +151,21 @@ def _part(part: Part, plan: Plan, facts: Mapping[str, Any]) -> dict[str, Any]:
         "group_bits": "".join(map(str, spec.bits)) if isinstance(spec, PlaneSpec) and spec.mixed else None,
         "group_size": getattr(spec, "group_size", None),
         "bytes": plan.part_bytes(part),
-        "bytes_by": {name: array.numel() * array.element_size() for name, array in arrays.items()},
+        "bytes_by": _bytes_by(spec.plan(part.shape[0]).arrays),
+        "format": spec.label,
+        "claimed_bits": facts.get("claimed_bits"),
         "error": facts.get("error"),
         "seconds": facts.get("seconds"),
     }
+
+
+def _bytes_by(arrays: Mapping[str, Tensor]) -> dict[str, int]:
+    """Bytes by kind of array; those of the terms of a sum (``planes_0``, ``planes_1``) together."""
+    found: Counter[str] = Counter()
+    for name, array in arrays.items():
+        kind, _, number = name.rpartition("_")
+        found[kind if number.isdigit() else name] += array.numel() * array.element_size()
+    return dict(found)
 
 
 def _quality(found: Quality) -> dict[str, Any]:
