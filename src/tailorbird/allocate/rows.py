@@ -1,7 +1,7 @@
 """Bits by rows of an embedding or a head: reverse water-filling over what the rows are worth.
 
-At the least sum of losses a row has bits by the logarithm of its importance: half a bit for a factor of two, where errors
-are small and a bit less makes them four times as large (rate-distortion theory: Cover and Thomas, Elements of
+At the least sum of losses a row has bits by the logarithm of its importance: half a bit for a factor of two, where
+errors are small and a bit less makes them four times as large (rate-distortion theory: Cover and Thomas, Elements of
 Information Theory, 10.3.3). Here it is less than half of that (`SLOPE`): at one or two bits the errors of a head's rows
 are not small, they raise the words' probabilities exponentially; and other texts ask for other rows.
 """
