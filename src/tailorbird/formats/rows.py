@@ -133,25 +133,6 @@ class RowSpec:
             raise ArtifactError("the map of rows does not fit the classes", hint="fetch the artifact again")
         return classes
 
-    @staticmethod
-    def groups_in(data: Mapping[str, Any], cols: int) -> int:
-        """Groups of a row of the class that has most."""
-        from tailorbird.formats.family import groups_in
-
-        return max(groups_in(form, cols) for _, form in _entries(data))
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any], cols: int) -> RowSpec:
-        """Read `to_json` back for a row of `cols` columns.
-
-        Raises:
-            UsageError: unknown keys, or values the format can't hold.
-        """
-        from tailorbird.formats.family import spec_from_json
-
-        entries = _entries(data)
-        return cls(tuple(size for size, _ in entries), tuple(spec_from_json(form, cols) for _, form in entries))
-
 
 @dataclass(frozen=True)
 class RowClasses(PackedWeight):
@@ -249,8 +230,12 @@ def _named(fetch: Fetch, k: int) -> Fetch:
     return lambda name, span: fetch(f"{name}_{k}", span)
 
 
-def _entries(data: Mapping[str, Any]) -> list[tuple[Any, Mapping[str, Any]]]:
-    """Rows and format of every class, as a plan has them."""
+def entries(data: Mapping[str, Any]) -> list[tuple[Any, Mapping[str, Any]]]:
+    """Rows and format of every class, as plan.json has them.
+
+    Raises:
+        UsageError: there are no two classes, or too many, or one has classes itself.
+    """
     classes = data["classes"]
     if set(data) - {"kind"} != {"classes"} or not isinstance(classes, list) or not 2 <= len(classes) <= MAX_CLASSES:
         raise UsageError(f"classes of rows are not {str(data)[:80]}", hint=f"give 2 to {MAX_CLASSES}, as a list")
