@@ -69,8 +69,14 @@ class Method:
         """A spec the method can fit.
 
         Raises:
-            UsageError: it is of another kind; says what the method can.
+            UsageError: it is of another kind, or the method has a format of its own and this is another one.
         """
+        inside = part.role not in ("embedding", "head")
+        if self.own_format and inside and spec != self.spec(part, 1):
+            raise UsageError(
+                f"{self.name} can't fit {part.name} as {spec.label}",
+                hint=f"its format is {self.spec(part, 1).label}; take another method, or no target",
+            )
         kinds = {form.kind for form in spec.formats} if isinstance(spec, RowSpec) else {spec.kind}
         if not kinds <= self.kinds:
             raise UsageError(

@@ -108,7 +108,7 @@ def flip_plane(folder: Path, rng: Rng) -> None:
     """One bit of a packed code, with file digests that fit: the digest of the weight must tell."""
     path = folder / rng.choice(tables(folder))
     header, body = split(path)
-    names = [name for name in header if name.endswith(".planes")]
+    names = [name for name in header if ".planes" in name]
     low, high = header[rng.choice(names)]["data_offsets"]
     data = bytearray(body)
     data[rng.randrange(low, high)] ^= 1 << rng.randrange(8)

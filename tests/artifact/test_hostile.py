@@ -36,3 +36,11 @@ def test_mutations(base: Path, tmp_path: Path, seed: int) -> None:
     assert sum(found["ends"].values()) == 300
     assert sum(n for end, n in found["ends"].items() if "refused" in end) > 230
     assert found["grown"] < GROWTH
+
+
+@pytest.mark.parametrize("seed", [5, 6])
+def test_mutations_of_every_kind_of_format(family: Path, tmp_path: Path, seed: int) -> None:
+    found = _run(family, tmp_path, seed, 300)
+    assert not found["wrong"], "\n".join(map(str, found["wrong"][:5]))
+    assert sum(n for end, n in found["ends"].items() if "refused" in end) > 230
+    assert found["grown"] < GROWTH

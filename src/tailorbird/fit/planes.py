@@ -89,8 +89,10 @@ def fit_free(weight: Tensor, spec: SumSpec, gram: Tensor, upper: Tensor, how: Sc
 
 def check_free(spec: SumSpec) -> None:
     """Raise UsageError for a sum of anything but one-bit symmetric planes."""
-    if any(set(term.spec.bits) != {1} or term.spec.offset != "none" for term in spec.terms):
-        raise UsageError(f"{spec.label} is no sum of free planes", hint="its terms need bits 1 and offset none")
+    if spec.column_order or any(set(term.spec.bits) != {1} or term.spec.offset != "none" for term in spec.terms):
+        raise UsageError(
+            f"{spec.label} is no sum of free planes", hint="its terms need bits 1 and offset none, columns in order"
+        )
 
 
 def _units(w: Tensor, spec: SumSpec) -> list[Units]:
