@@ -74,7 +74,8 @@ class RowSpec:
     @property
     def label(self) -> str:
         """The format in a few words."""
-        return "; ".join(f"{n:,} rows: {form.label}" for n, form in zip(self.sizes, self.formats, strict=True))
+        bits = [form.mean_bits for form in self.formats]
+        return f"{len(bits)} classes of rows, {min(bits):g} to {max(bits):g} bits"
 
     @property
     def affine(self) -> PlaneSpec:

@@ -62,19 +62,14 @@ def statistics(job: Prepared, piece: Segment, stream: Stream | None) -> dict[str
 def _fit(job: Prepared, part: Part, stats: Stats, tokens: Sequence[Tensor]) -> tuple[PackedWeight, dict[str, Any]]:
     start = time.perf_counter()
     weight = job.model.weight(part)
-    importance = _importance(job, part, weight, stats, tokens)
+    planned = job.plan.specs[part.name]
+    by_worth = isinstance(planned, RowSpec) or (job.method.rows and not _fixed(job, part, planned))
+    importance = _importance(job, part, weight, stats, tokens) if by_worth else None
     if job.method.needs and stats.gram is None and stats.inputs is None:
         stats = Stats(torch.eye(part.shape[1]), torch.eye(part.shape[1]), part.shape[1])
-    planned = job.plan.specs[part.name]
-    # A plan given by hand keeps bits written group by group; one number leaves the inner choice to the method.
-    fixed = job.given and isinstance(planned, PlaneSpec) and planned.mixed
-    fixed |= job.rules.tied(part)
-    classes = _classes(job, part, planned, None if fixed else importance)
-    if classes is not None:
-        fit = partial(_fitted, job, part, stats)
-        fitted: Fit = fit_rows(weight, ranked(importance, classes), classes, fit)
-    else:
-        fitted = _fitted(job, part, stats, weight, planned, fixed)
+    classes = planned if isinstance(planned, RowSpec) else _classes(job, part, importance)
+    fit = partial(_fitted, job, part, stats)
+    fitted = fit(weight, planned) if classes is None else fit_rows(weight, ranked(importance, classes), classes, fit)
     del weight
     job.model.drop(part.name)
     planes = fitted.pack()
@@ -101,21 +96,27 @@ def _importance(job: Prepared, part: Part, weight: Tensor, stats: Stats, tokens:
     return torch.stack(found).sum(0) if found else None
 
 
-def _classes(job: Prepared, part: Part, planned: Spec, importance: Tensor | None) -> RowSpec | None:
-    """Classes of rows in the bytes of the planned format, where they are wanted and allowed."""
-    if isinstance(planned, RowSpec) or importance is None or not job.method.rows:
-        return planned if isinstance(planned, RowSpec) else None
+def _classes(job: Prepared, part: Part, importance: Tensor | None) -> RowSpec | None:
+    """Classes of rows in the bytes of the planned format, where their importance is known and classes are allowed."""
+    if importance is None:
+        return None
     found = by_rows(importance, partial(job.method.spec, part), job.plan.part_bytes(part))
     return found if found is not None and job.rules.allows(part, found) else None
 
 
-def _fitted(job: Prepared, part: Part, stats: Stats, weight: Tensor, planned: Spec, fixed: bool = False) -> Fit:
+def _fitted(job: Prepared, part: Part, stats: Stats, weight: Tensor, planned: Spec) -> Fit:
     """Some rows of a part, in the format the method decides on unless that is fixed."""
-    spec = planned if fixed else job.method.decide(weight, stats, planned)
+    spec = planned if _fixed(job, part, planned) else job.method.decide(weight, stats, planned)
     rows = len(weight)
     if spec.plan(rows).nbytes > planned.plan(rows).nbytes or not job.rules.allows(part, spec):
         spec = planned
     return job.method.fit(weight, stats, spec)
+
+
+def _fixed(job: Prepared, part: Part, spec: Spec) -> bool:
+    """The format stays as planned. A plan given by hand keeps bits written group by group; one number leaves the inner
+    choice to the method."""
+    return (job.given and isinstance(spec, PlaneSpec) and spec.mixed) or job.rules.tied(part)
 
 
 def _error(job: Prepared, part: Part, planes: PackedWeight, stats: Stats) -> float:
