@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tailorbird.anatomy import Part
 from tailorbird.errors import UsageError
-from tailorbird.formats import Fit, PlaneSpec, Spec
+from tailorbird.formats import Fit, PlaneSpec, RowSpec, Spec
 from tailorbird.formats.spec import Offset, Scale
 from tailorbird.measure.block import Block
 from tailorbird.measure.statistics import Need, Stats
@@ -37,6 +37,8 @@ class Method:
             from there on to where rounding costs least.
         rotate_residual: rotate the residual stream too, and not the value heads alone.
         rotate_seed: of the rotation's random signs.
+        rows: rows of an embedding or a head have bits by what they are worth (see `allocate.rows`), where calibration
+            data say so and the plan leaves it open.
     """
 
     name: ClassVar[str] = ""
@@ -54,6 +56,7 @@ class Method:
     rotate: Rotate = "none"
     rotate_residual: bool = True
     rotate_seed: int = 0
+    rows: bool = True
 
     def __post_init__(self) -> None:
         """Refuse options no format can hold."""
@@ -92,7 +95,8 @@ class Method:
                 f"{self.name} can't fit {part.name} as {spec.label}",
                 hint=f"its format is {self.spec(part, 1).label}; take another method, or no target",
             )
-        if spec.kind not in self.kinds:
+        kinds = {form.kind for form in spec.formats} if isinstance(spec, RowSpec) else {spec.kind}
+        if not kinds <= self.kinds:
             raise UsageError(
                 f"{self.name} can't fit {part.name} as {spec.label}",
                 hint=f"{self.name} fits {' and '.join(sorted(self.kinds))}; take another method, plan or target",

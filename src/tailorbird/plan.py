@@ -107,7 +107,9 @@ def _check_sizes(parts: Sequence[Part], formats: Sequence[Any], stored: int, err
 
 def _spec(part: Part, form: Any, error: type[TailorbirdError]) -> Spec:
     try:
-        return spec_from_json(form, part.shape[1])
+        spec = spec_from_json(form, part.shape[1])
+        spec.plan(part.shape[0])  # refuses formats of other rows
+        return spec
     except (UsageError, TypeError) as cause:
         raise error(f"part {part.name}: {cause}", hint=getattr(cause, "hint", "") or "edit the plan") from cause
 

@@ -120,3 +120,19 @@ def test_rules_are_obeyed(parts: list[Part], share: float) -> None:
     assert all(rules.allows(part, specs[part.name]) for part in parts)
     widths = sorted({spec.bits[0] for spec in specs.values()})
     assert widths[-1] - widths[0] <= 4
+
+
+def test_blocks_can_lead_the_ends() -> None:
+    parts = [
+        Part("embedding", (64, 32), "embedding"),
+        *(Part(f"b{i}", (16, 32), "mlp", i) for i in range(4)),
+        Part("head", (64, 32), "head"),
+    ]
+    for limit in (at(parts, 2), at(parts, 3), at(parts, 4) + 100):
+        specs = uniform(parts, spec_of, cost, limit, lead=2)
+        assert total(parts, specs) <= limit
+        inner = [max(specs[part.name].bits) for part in parts if part.block is not None]
+        ends = [min(specs[part.name].bits) for part in parts if part.block is None]
+        assert min(inner) >= max(ends) and min(inner) > min(ends)
+    assert uniform(parts, spec_of, cost, at(parts, 1), lead=2) == {part.name: spec_of(part, 1) for part in parts}
+    assert uniform(parts, spec_of, cost, at(parts, 8), lead=2) == {part.name: spec_of(part, 8) for part in parts}

@@ -33,7 +33,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "pb-llm": {},
     "nf4": {},
 }
-MIXED = ("slim-llm", "slim-llm-plus", "planes")
 SMALL = {"samples": 8, "length": 32}
 
 
@@ -50,7 +49,8 @@ def test_written_is_planned(model_of: Any, text: Path, tmp_path: Path, family: s
     )  # fmt: skip
     written = result.artifact
     stored = sum(path.stat().st_size for path in written.folder.glob("*.safetensors"))
-    assert stored <= ready.weight_bytes if method in MIXED else stored == ready.weight_bytes
+    decides = method not in ("rtn", "nf4", "hqq")  # at the latest on rows of the embedding
+    assert stored <= ready.weight_bytes if decides else stored == ready.weight_bytes
     assert written.nbytes <= ready.nbytes
     assert written.bits <= bits
     assert verify(written.folder).digest == written.digest

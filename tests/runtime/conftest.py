@@ -14,30 +14,38 @@ from tailorbird.anatomy import Model
 from tailorbird.checkpoint import open_checkpoint
 from tailorbird.fit.groups import minmax
 from tailorbird.fit.sweep import sweep
-from tailorbird.formats import BitPlanes, PlaneSpec
+from tailorbird.formats import PackedWeight, PlaneSpec
+from tailorbird.formats.rows import FittedRows
 from tailorbird.plan import Plan
 
 make_model = run_path(str(Path(__file__).parents[1] / "tasks" / "conftest.py"))["make_model"]
 
 
 class PackedModel:
-    """What an artifact offers, in memory: every part rounded to 3 bits, 4 for the embedding."""
+    """What an artifact offers, in memory: every part rounded to 3 bits, 4 for the embedding; with `rows` every third
+    row of embedding and head to 6."""
 
-    def __init__(self, model: Model, folder: Path) -> None:
+    def __init__(self, model: Model, folder: Path, rows: bool = False) -> None:
         self.model, self.folder, self.source = model, folder, "packed"
         self.config = model.config
-        specs = {part.name: PlaneSpec.uniform(4 if part.block is None else 3, part.shape[1], 8) for part in model.parts}
+        specs: dict[str, Any] = {
+            part.name: PlaneSpec.uniform(4 if part.block is None else 3, part.shape[1], 8) for part in model.parts
+        }
         self.plan = Plan("rtn", {}, model.parts, specs)
-        self.packed = {
+        self.packed: dict[str, PackedWeight] = {
             part.name: sweep(model.read(part.tensor), specs[part.name], minmax).pack() for part in model.parts
         }
+        for part in model.parts if rows else ():
+            if part.block is None:
+                self.packed[part.name] = in_classes(model.read(part.tensor))
+                specs[part.name] = self.packed[part.name].spec
 
     @property
     def tensors(self) -> Mapping[str, torch.Tensor]:
         shapes = {part.tensor: part.shape for part in self.model.parts} | self.model.kept()
         return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
-    def planes(self, part: str) -> BitPlanes:
+    def planes(self, part: str) -> PackedWeight:
         return self.packed[part]
 
     def read(self, name: str) -> torch.Tensor:
@@ -49,6 +57,13 @@ class PackedModel:
 
     def tokenizer_bytes(self) -> bytes:
         return (self.folder / "tokenizer.json").read_bytes()
+
+
+def in_classes(weight: torch.Tensor) -> PackedWeight:
+    """Every third row at 6 bits, the others at 2."""
+    classes = (torch.arange(len(weight)) % 3 == 0).to(torch.uint8)
+    forms = [PlaneSpec.uniform(bits, weight.shape[1], 8) for bits in (2, 6)]
+    return FittedRows(classes, [sweep(weight[classes == k], form, minmax) for k, form in enumerate(forms)]).pack()
 
 
 @pytest.fixture
@@ -87,11 +102,11 @@ make_family = pytest.fixture(name="make_family", scope="session")(_families["mak
 
 
 @pytest.fixture
-def pack_family(make_family: Any) -> Callable[[str], PackedModel]:
-    """A function that packs the tiny model of any family, which has no tokenizer."""
+def pack_family(make_family: Any) -> Callable[..., PackedModel]:
+    """A function that packs the tiny model of any family, which has no tokenizer; with `rows` rows in classes."""
 
-    def make(family: str) -> PackedModel:
+    def make(family: str, rows: bool = False) -> PackedModel:
         folder, _ = make_family(family)
-        return PackedModel(Model.open(open_checkpoint(folder)), folder)
+        return PackedModel(Model.open(open_checkpoint(folder)), folder, rows)
 
     return make

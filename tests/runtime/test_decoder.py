@@ -41,6 +41,17 @@ def test_logits_are_the_modules(family: str, pack_family: Any) -> None:
         assert distance(native(model, settings).start(64).push(IDS, len(IDS)), wanted) < 5e-2
 
 
+@pytest.mark.parametrize("family", ["llama", "llama-tied", "gemma3"])
+def test_rows_in_classes_are_looked_up_and_predicted(family: str, pack_family: Any) -> None:
+    packed = pack_family(family, rows=True)
+    model = load(packed, activations="fp32")
+    wanted = load(packed, dense=True).logits(torch.tensor([IDS]))[0]
+    assert distance(model.logits(torch.tensor([IDS]))[0], wanted) < 1e-5
+    assert distance(native(model).start(64).push(IDS, len(IDS)), wanted) < 5e-3
+    whole = native(model, Settings("int8", "bf16")).start(64).push(IDS, 1)
+    assert distance(whole, wanted[-1:]) < 5e-2
+
+
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
 @pytest.mark.parametrize("cache", ["bf16", "int8"])
 def test_pieces_give_what_the_whole_gives(

@@ -22,7 +22,7 @@ CostOf = Callable[[Part, Spec], int]
 
 
 def uniform(
-    parts: Sequence[Part], spec_of: SpecOf, cost_of: CostOf, limit: int, rules: Rules = FREE
+    parts: Sequence[Part], spec_of: SpecOf, cost_of: CostOf, limit: int, rules: Rules = FREE, lead: int = 0
 ) -> dict[str, Spec]:
     """Choose bits for every part so that their sum of bytes is at most `limit` and close to it.
 
@@ -32,6 +32,7 @@ def uniform(
         cost_of: bytes of a part in a format.
         limit: bytes for all parts together.
         rules: what the formats must obey; `spec_of` does so already. Tied parts are raised together.
+        lead: bits that the other parts have before the embedding and the head, when all have some.
 
     Returns:
         Format by part name.
@@ -39,10 +40,10 @@ def uniform(
     Raises:
         BudgetError: even one bit everywhere is too large; says what the smallest size is.
     """
-    left, specs = _base(parts, spec_of, cost_of, limit)
+    left, specs = _base(parts, spec_of, cost_of, limit, lead)
     units = rules.units(parts)
-    inner = [unit for unit in units if unit[0].role not in ("embedding", "head")]
-    outer = [unit for unit in units if unit[0].role in ("embedding", "head")]
+    inner = [unit for unit in units if not outside(unit[0])]
+    outer = [unit for unit in units if outside(unit[0])]
     for unit in [*inner, *outer, *inner]:
         for raised in _raised(unit, specs[unit[0].name], spec_of, rules, unit in outer):
             step = sum(cost_of(part, spec) - cost_of(part, specs[part.name]) for part, spec in raised)
@@ -53,10 +54,18 @@ def uniform(
     return specs
 
 
-def _base(parts: Sequence[Part], spec_of: SpecOf, cost_of: CostOf, limit: int) -> tuple[int, dict[str, Spec]]:
-    """The most bits that all parts can have alike, and the bytes that leaves."""
-    for bits in range(MAX_BITS, 0, -1):
-        specs = {part.name: spec_of(part, bits) for part in parts}
+def outside(part: Part) -> bool:
+    """An embedding or a head: rows of them can have bits of their own, see `allocate.rows`."""
+    return part.role in ("embedding", "head")
+
+
+def _base(
+    parts: Sequence[Part], spec_of: SpecOf, cost_of: CostOf, limit: int, lead: int
+) -> tuple[int, dict[str, Spec]]:
+    """The most bits that all parts can have alike but for the lead, and the bytes that leaves."""
+    for bits in range(MAX_BITS + lead, 0, -1):
+        ends, others = max(1, bits - lead), min(bits, MAX_BITS)
+        specs = {part.name: spec_of(part, ends if outside(part) else others) for part in parts}
         total = sum(cost_of(part, specs[part.name]) for part in parts)
         if total <= limit:
             return limit - total, specs

@@ -95,7 +95,7 @@ class Partial:
         header = read_header(self.folder / piece.file, error=ArtifactError)
         found = {}
         for part, spec in zip(piece.parts, self.specs_of(piece).values(), strict=True):
-            names = spec.plan(1).arrays
+            names = spec.plan(part.shape[0]).arrays
             arrays = {name: read_tensor(header[f"{part.name}.{name}"], error=ArtifactError) for name in names}
             found[part.name] = spec.read(part.shape[0], arrays)
         return found

@@ -100,7 +100,8 @@ class Artifact:
         """Every tensor of the model by its name in the model, with its shape."""
         packed = {part.tensor: Shape(part.shape) for part in self.plan.parts}
         prefixes = tuple(f"{part.name}." for part in self.plan.parts)
-        arrays = {f"{part.name}.{array}" for part in self.plan.parts for array in self._arrays(part.name)}
+        packs = {part.name: self.plan.specs[part.name].plan(part.shape[0]) for part in self.plan.parts}
+        arrays = {f"{name}.{array}" for name, pack in packs.items() for array in pack.arrays}
         kept = {n: i for n, i in self.stored.items() if not n.startswith(prefixes) or n not in arrays}
         return packed | kept
 
@@ -154,9 +155,6 @@ class Artifact:
     def _part(self, name: str) -> str | None:
         part = name.removesuffix(".weight")
         return part if part != name and part in self.plan.specs else None
-
-    def _arrays(self, part: str) -> tuple[str, ...]:
-        return tuple(self.plan.specs[part].plan(1).arrays)
 
     def _check_shapes(self) -> None:
         for part in self.plan.parts:

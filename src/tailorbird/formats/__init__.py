@@ -5,6 +5,7 @@ from tailorbird.formats.bitplanes import BitPlanes
 from tailorbird.formats.family import bit_planes, plane_spec, spec_from_json
 from tailorbird.formats.levels import LevelCodes, LevelSpec
 from tailorbird.formats.packed import Fit, PackedWeight, Spec
+from tailorbird.formats.rows import RowSpec
 from tailorbird.formats.spec import PlaneSpec
 from tailorbird.formats.sums import PlaneSum, SumSpec, Term
 
@@ -16,6 +17,7 @@ __all__ = [
     "PackedWeight",
     "PlaneSpec",
     "PlaneSum",
+    "RowSpec",
     "Spec",
     "SumSpec",
     "Term",

@@ -9,6 +9,7 @@ from tailorbird.errors import UsageError
 from tailorbird.formats.bitplanes import BitPlanes
 from tailorbird.formats.levels import LevelSpec
 from tailorbird.formats.packed import PackedWeight, Spec
+from tailorbird.formats.rows import RowSpec, entries
 from tailorbird.formats.spec import PlaneSpec
 from tailorbird.formats.sums import SumSpec
 
@@ -32,7 +33,23 @@ class Kind(Protocol):
         ...
 
 
+class _Rows:
+    """`RowSpec`, whose classes are of any other kind."""
+
+    @staticmethod
+    def groups_in(data: Mapping[str, Any], cols: int) -> int:
+        """Groups of a row of the class that has most."""
+        return max(groups_in(form, cols) for _, form in entries(data))
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any], cols: int) -> RowSpec:
+        """Every class by its own kind."""
+        classes = entries(data)
+        return RowSpec(tuple(rows for rows, _ in classes), tuple(spec_from_json(form, cols) for _, form in classes))
+
+
 KINDS: dict[str, Kind] = {spec.kind: spec for spec in (PlaneSpec, SumSpec, LevelSpec)}
+KINDS[RowSpec.kind] = _Rows()
 
 
 def spec_from_json(data: Mapping[str, Any], cols: int) -> Spec:

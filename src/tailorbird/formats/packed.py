@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tailorbird.errors import ArtifactError
 from tailorbird.kernels.matrix import PackedMatrix
+from tailorbird.kernels.rows import RowMatrix
 from tailorbird.kernels.triton_matrix import TritonMatrix
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class PackedWeight(ABC):
         """Whether kernels can hold it; where they can't, the reference serves."""
         return False
 
-    def lay_out(self, layout: Layout) -> PackedMatrix | TritonMatrix:
+    def lay_out(self, layout: Layout) -> PackedMatrix | TritonMatrix | RowMatrix:
         """The weight laid out for kernels that can hold it."""
         raise NotImplementedError(f"there are no kernels for {self.spec.label}")
 

@@ -1,8 +1,8 @@
 """The kernels as operators of torch, so that a traced or compiled graph can hold them.
 
 ``tailorbird::packed_matmul(x, matrix, activations)`` and ``tailorbird::packed_gather(ids, matrix)``; `matrix` is the
-number that `number` gives a `PackedMatrix` or, for a GPU, a `TritonMatrix`. Both have shapes for fake and meta tensors,
-and no gradients.
+number that `number` gives a `PackedMatrix`, a `RowMatrix` or, for a GPU, a `TritonMatrix`. They have shapes for fake
+and meta tensors, and no gradients.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from torch import Tensor
 
 from tailorbird.errors import UsageError
 from tailorbird.kernels.matrix import Activations, PackedMatrix
+from tailorbird.kernels.rows import RowMatrix
 from tailorbird.kernels.triton_matrix import TritonMatrix
 
-_matrices: WeakValueDictionary[int, PackedMatrix | TritonMatrix] = WeakValueDictionary()
+_matrices: WeakValueDictionary[int, PackedMatrix | TritonMatrix | RowMatrix] = WeakValueDictionary()
 _numbers = count(1)
 _library = torch.library.Library("tailorbird", "DEF")  # type: ignore[no-untyped-call]
 _library.define("packed_matmul(Tensor x, int matrix, str activations) -> Tensor")  # type: ignore[no-untyped-call]
 _library.define("packed_gather(Tensor ids, int matrix) -> Tensor")  # type: ignore[no-untyped-call]
 
 
-def number(matrix: PackedMatrix | TritonMatrix) -> int:
+def number(matrix: PackedMatrix | TritonMatrix | RowMatrix) -> int:
     """The number by which operators know a matrix; it is good for as long as somebody holds the matrix."""
     given = next(_numbers)
     _matrices[given] = matrix
@@ -42,7 +43,7 @@ def packed_gather(ids: Tensor, matrix: int) -> Tensor:
     return cast(Tensor, torch.ops.tailorbird.packed_gather(ids, matrix))
 
 
-def _matrix(given: int) -> PackedMatrix | TritonMatrix:
+def _matrix(given: int) -> PackedMatrix | TritonMatrix | RowMatrix:
     try:
         return _matrices[given]
     except KeyError:

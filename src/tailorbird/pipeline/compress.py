@@ -148,7 +148,7 @@ def _run(
             with progress.stage("measure", clock):
                 stream.aim(piece.block)
         if not partial.done(piece):
-            fitted = fit_piece(job, piece, stream, seed, progress, clock)
+            fitted = fit_piece(job, piece, stream, seed, progress, clock, data.batches)
             planes = fitted.planes
             with progress.stage("pack", clock):
                 partial.write(piece, planes, fitted.kept, fitted.facts)

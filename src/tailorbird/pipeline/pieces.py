@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tailorbird.allocate.rows import by_rows, fit_rows, ranked
 from tailorbird.anatomy import Part
 from tailorbird.artifact.layout import Segment
 from tailorbird.artifact.manifest import weight_digest
-from tailorbird.formats import Fit, PackedWeight, PlaneSpec, Spec
+from tailorbird.formats import Fit, PackedWeight, PlaneSpec, RowSpec, Spec
 from tailorbird.measure.block import Block
+from tailorbird.measure.rows import predicted, read
 from tailorbird.measure.statistics import Stats
 from tailorbird.measure.stream import Stream
 from tailorbird.pipeline.prepare import Prepared
@@ -41,9 +44,15 @@ class FittedPiece:
 
 
 def fit_piece(
-    job: Prepared, piece: Segment, stream: Stream | None, seed: int, progress: Progress, clock: dict[str, float]
+    job: Prepared,
+    piece: Segment,
+    stream: Stream | None,
+    seed: int,
+    progress: Progress,
+    clock: dict[str, float],
+    tokens: Sequence[Tensor] = (),
 ) -> FittedPiece:
-    """Fit the parts of a piece; `seed` is the job's."""
+    """Fit the parts of a piece; `seed` is the job's, `tokens` are the ids of the calibration text."""
     with progress.stage("measure", clock):
         stats = statistics(job, piece, stream)
     found = FittedPiece({}, {name: job.kept[name] for name in piece.kept}, {})
@@ -56,8 +65,7 @@ def fit_piece(
             # Statistics and the original weight go as soon as they were used; the stream fills the block anew.
             mine = stats.pop(part.name, Stats())
             weight = job.model.weight(part)
-            mine = _some(job, part, mine)
-            fitted = job.method.fit(weight, mine, _decide(job, part, weight, mine))
+            fitted = _fit(job, part, weight, mine, tokens)
             del weight
             job.model.drop(part.name)
             _pack(job, part, fitted, mine, found, start)
@@ -91,7 +99,10 @@ def _fit_block(
     with progress.stage("fit", clock):
         start = time.perf_counter()
         block = seen()
-        specs = {part.name: _decide(job, part, block.weights[part.name], stats[part.name]) for part in piece.parts}
+        specs = {
+            part.name: _decide(job, part, block.weights[part.name], stats[part.name], job.plan.specs[part.name])
+            for part in piece.parts
+        }
         tuned = job.method.tune(block, specs)
         # The time of all together goes to each by its size.
         pace = (time.perf_counter() - start) / sum(part.numel for part in piece.parts)
@@ -129,7 +140,8 @@ def statistics(job: Prepared, piece: Segment, stream: Stream | None) -> dict[str
         return {}
     if piece.block is not None:
         return stream.measure(piece.block, piece.parts, job.method.needs)
-    return dict.fromkeys((part.name for part in piece.parts), stream.head_inputs(job.method.needs))
+    needs = job.method.needs | ({"inputs"} if job.method.rows else set())
+    return dict.fromkeys((part.name for part in piece.parts), stream.head_inputs(needs))
 
 
 def _some(job: Prepared, part: Part, stats: Stats) -> Stats:
@@ -139,16 +151,34 @@ def _some(job: Prepared, part: Part, stats: Stats) -> Stats:
     return stats
 
 
-def _decide(job: Prepared, part: Part, weight: Tensor, stats: Stats) -> Spec:
-    """The method's inner choice, where plan and target leave it one."""
+def _fit(job: Prepared, part: Part, weight: Tensor, stats: Stats, tokens: Sequence[Tensor]) -> Fit:
+    """A part by itself; rows of an embedding or a head in classes, where that is wanted."""
     planned = job.plan.specs[part.name]
-    # A plan given by hand keeps bits written group by group; one number leaves the inner choice to the method.
-    fixed = job.given and isinstance(planned, PlaneSpec) and planned.mixed
-    fixed |= job.rules.tied(part)
-    spec = planned if fixed else job.method.decide(weight, stats, planned)
-    if spec.plan(part.shape[0]).nbytes > job.plan.part_bytes(part) or not job.rules.allows(part, spec):
+    by_worth = isinstance(planned, RowSpec) or (job.method.rows and not _fixed(job, part, planned))
+    importance = _importance(job, part, weight, stats, tokens) if by_worth else None
+    classes = planned if isinstance(planned, RowSpec) else _classes(job, part, importance)
+    fit = partial(_fitted, job, part, _some(job, part, stats))
+    return fit(weight, planned) if classes is None else fit_rows(weight, ranked(importance, classes), classes, fit)
+
+
+def _decide(job: Prepared, part: Part, weight: Tensor, stats: Stats, planned: Spec) -> Spec:
+    """The method's inner choice for some rows of a part, where plan and target leave it one."""
+    spec = planned if _fixed(job, part, planned) else job.method.decide(weight, stats, planned)
+    rows = len(weight)
+    if spec.plan(rows).nbytes > planned.plan(rows).nbytes or not job.rules.allows(part, spec):
         return planned
     return spec
+
+
+def _fixed(job: Prepared, part: Part, spec: Spec) -> bool:
+    """The format stays as planned. A plan given by hand keeps bits written group by group; one number leaves the inner
+    choice to the method."""
+    return (job.given and isinstance(spec, PlaneSpec) and spec.mixed) or job.rules.tied(part)
+
+
+def _fitted(job: Prepared, part: Part, stats: Stats, weight: Tensor, planned: Spec) -> Fit:
+    """Some rows of a part, in the format the method decides on unless that is fixed."""
+    return job.method.fit(weight, stats, _decide(job, part, weight, stats, planned))
 
 
 def _pack(
@@ -171,6 +201,26 @@ def _pack(
     }
     if (claimed := getattr(fitted, "claimed_bits", None)) is not None:
         found.facts[part.name]["claimed_bits"] = claimed
+
+
+def _importance(job: Prepared, part: Part, weight: Tensor, stats: Stats, tokens: Sequence[Tensor]) -> Tensor | None:
+    """What each row of an embedding or a head is worth; None for other parts, and without calibration text."""
+    head, embedding = job.model.anatomy.head, job.model.anatomy.embedding
+    found = []
+    if head and head in (part.name, *part.tied) and stats.inputs is not None:
+        cap = float(job.model.config.get("final_logit_softcapping") or 0)
+        found.append(predicted(weight, stats.inputs, cap))
+    if embedding and embedding in (part.name, *part.tied) and len(tokens):
+        found.append(read(tokens, part.shape[0]))
+    return torch.stack(found).sum(0) if found else None
+
+
+def _classes(job: Prepared, part: Part, importance: Tensor | None) -> RowSpec | None:
+    """Classes of rows in the bytes of the planned format, where their importance is known and classes are allowed."""
+    if importance is None:
+        return None
+    found = by_rows(importance, partial(job.method.spec, part), job.plan.part_bytes(part))
+    return found if found is not None and job.rules.allows(part, found) else None
 
 
 def _error(job: Prepared, part: Part, planes: PackedWeight, stats: Stats, fitted: Tensor | None) -> float:

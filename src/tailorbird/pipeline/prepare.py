@@ -30,6 +30,8 @@ from tailorbird.tasks.tokenizer import MAX_BYTES as TOKENIZER_BYTES
 from tailorbird.transform.rotate import rotated
 
 DEFAULT_BUDGET = "4.5bits"
+# What classes of rows are worth, measured on the demo model: see docs/methods.md.
+LEAD = 2
 SMALL_FILES = (
     "generation_config.json",
     "tokenizer_config.json",
@@ -75,6 +77,11 @@ class Prepared:
     def spec(self, part: Part, bits: int) -> Spec:
         """The format of a part at a number of bits, under the rules."""
         return self.method.fitting(part, self.rules.carried(part, self.method.spec(part, bits)))
+
+    @property
+    def lead(self) -> int:
+        """Bits that embedding and head can do without, because their rows will have bits by what they are worth."""
+        return LEAD if self.method.rows and self.method.needs and not self.target and self.checkpoint else 0
 
     @cached_property
     def weight_bytes(self) -> int:
@@ -202,7 +209,7 @@ def _allocate(job: Prepared) -> Plan:
     # Numbers in the headers grow with the parts they describe, by a few digits for every file.
     for slack in (0, 64 * len(job.pieces)):
         room = max(ones.plan.code_bytes, limit - headers - slack)
-        found = draft(uniform(parts, job.spec, cost, room, job.rules))
+        found = draft(uniform(parts, job.spec, cost, room, job.rules, job.lead))
         if found.weight_bytes <= limit:
             return found.plan
     return ones.plan

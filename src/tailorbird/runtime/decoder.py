@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tailorbird.kernels.matrix import Activations
 from tailorbird.kernels.native import extension
+from tailorbird.kernels.rows import RowMatrix
 from tailorbird.runtime.weights import NativeWeight
 
 _PLUS_ONE = {"gemma", "gemma2", "gemma3_text"}
@@ -109,11 +110,13 @@ def native_decoder(module: nn.Module, settings: Settings) -> NativeDecoder | Non
     if inner is None or config.model_type not in _KINDS or _gate(config) is None:
         return None
     ropes = _ropes(inner)
-    packed = [layer for layer in module.modules() if isinstance(layer, nn.Linear | nn.Embedding)]
-    if ropes is None or any(_matrix(layer) is None for layer in packed):
+    inside = [layer for layer in inner.layers.modules() if isinstance(layer, nn.Linear | nn.Embedding)]
+    if ropes is None or any(_matrix(layer) is None for layer in inside):
+        return None
+    embedding, head = _table(inner.embed_tokens), _table(module.lm_head)
+    if embedding is None or head is None:
         return None
     build = _Builder(config, list(ropes))
-    embedding = _matrix(inner.embed_tokens)
     decoder = _module().Decoder(
         epsilon=config.rms_norm_eps,
         embedding_scale=float(getattr(inner.embed_tokens, "scalar_embed_scale", 1.0)),
@@ -122,9 +125,9 @@ def native_decoder(module: nn.Module, settings: Settings) -> NativeDecoder | Non
         ropes=list(ropes.values()),
         embedding=embedding,
         norm=build.norm(inner.norm),
-        head=build.linear(module.lm_head),
+        head=head,
     )
-    return NativeDecoder(decoder, embedding.rows, settings)
+    return NativeDecoder(decoder, inner.embed_tokens.num_embeddings, settings)
 
 
 class _Builder:
@@ -193,7 +196,26 @@ def _ropes(inner: Any) -> dict[str, Any] | None:
 def _matrix(layer: nn.Module) -> Any:
     """The native matrix of a packed layer; None for any other."""
     weight = getattr(layer, "native", None)
-    return weight.matrix.native if isinstance(weight, NativeWeight) else None
+    return getattr(weight.matrix, "native", None) if isinstance(weight, NativeWeight) else None
+
+
+def _table(layer: Any) -> Any:
+    """The native form of an embedding or a head, whose rows may be in several matrices; None for any other."""
+    weight = getattr(layer, "native", None)
+    if not isinstance(weight, NativeWeight):
+        return None
+    bias = getattr(layer, "bias", None)
+    if not isinstance(weight.matrix, RowMatrix):
+        return _module().Table([_linear(weight.matrix, bias)], [])
+    rows = weight.matrix.rows
+    parts = [
+        _linear(one, None if bias is None else bias[mine]) for one, mine in zip(weight.matrix.parts, rows, strict=True)
+    ]
+    return _module().Table(parts, [mine.int().numpy() for mine in rows])
+
+
+def _linear(matrix: Any, bias: Tensor | None) -> Any:
+    return _module().Linear(matrix.native, None if bias is None else _numbers(bias))
 
 
 def _gate(config: Any) -> str | None:

@@ -13,6 +13,7 @@ from tailorbird.kernels import triton_matrix
 from tailorbird.kernels.matrix import Activations, PackedMatrix
 from tailorbird.kernels.native import available
 from tailorbird.kernels.ops import number, packed_gather, packed_matmul
+from tailorbird.kernels.rows import RowMatrix
 from tailorbird.kernels.triton_matrix import TritonMatrix
 
 
@@ -20,7 +21,7 @@ class LaidOutWeight:
     """A packed weight that only a matrix of some kernels holds; layers that share a weight share this."""
 
     layout: ClassVar[type[PackedMatrix] | type[TritonMatrix]]
-    matrix: PackedMatrix | TritonMatrix
+    matrix: PackedMatrix | TritonMatrix | RowMatrix
 
     def __init__(self, planes: PackedWeight) -> None:
         self.rows, self.spec, self.device = planes.rows, planes.spec, planes.device
@@ -62,14 +63,14 @@ class NativeWeight(LaidOutWeight):
     """On the CPU, for the compiled kernels."""
 
     layout = PackedMatrix
-    matrix: PackedMatrix
+    matrix: PackedMatrix | RowMatrix
 
 
 class TritonWeight(LaidOutWeight):
     """On a GPU, for the Triton kernels."""
 
     layout = TritonMatrix
-    matrix: TritonMatrix
+    matrix: TritonMatrix | RowMatrix
 
 
 def native(planes: PackedWeight) -> LaidOutWeight | None:

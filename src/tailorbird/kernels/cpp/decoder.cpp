@@ -15,13 +15,11 @@ constexpr size_t kQueries = 8;
 // Rows below which splitting small work over threads costs more than it saves.
 constexpr size_t kSplit = 4;
 
+// Logits that a thread puts in place at a time.
+constexpr size_t kScattered = 16384;
+
 void check(bool good, const char* what) {
   if (!good) throw std::invalid_argument(what);
-}
-
-bool fits(const Linear& linear, size_t rows, size_t cols) {
-  return linear.matrix && linear.matrix->rows() == rows && linear.matrix->cols() == cols &&
-         (linear.bias.empty() || linear.bias.size() == rows);
 }
 
 bool fits(const std::vector<Linear>& linears, const std::vector<size_t>& rows, size_t cols) {
@@ -160,13 +158,13 @@ struct Decoder::Step {
 };
 
 Decoder::Decoder(Shape shape, std::vector<Layer> layers, std::vector<Rope> ropes,
-                 std::shared_ptr<const Matrix> embedding, Numbers norm, Linear head)
+                 Table embedding, Numbers norm, Table head)
     : shape_(shape), layers_(std::move(layers)), ropes_(std::move(ropes)), embedding_(std::move(embedding)),
       norm_(std::move(norm)), head_(std::move(head)), angles_(ropes_.size()) {
   const size_t width = shape_.width, vocabulary = shape_.vocabulary;
   check(width > 0 && vocabulary > 0 && !layers_.empty() && !ropes_.empty(), "a decoder needs layers");
-  check(embedding_ && embedding_->rows() == vocabulary && embedding_->cols() == width, "the embedding does not fit");
-  check(fits(head_, vocabulary, width) && norm_.size() == width, "head or last norm does not fit");
+  check(embedding_.rows() == vocabulary && embedding_.cols() == width, "the embedding does not fit");
+  check(head_.rows() == vocabulary && head_.cols() == width && norm_.size() == width, "head or last norm does not fit");
   for (const Layer& layer : layers_) {
     check_layer(layer, width, ropes_.size());
     check(2 * static_cast<int64_t>(ropes_[layer.rope].frequency.size()) <= layer.head_dim,
@@ -179,11 +177,13 @@ void Decoder::forward(const int64_t* tokens, size_t n, int64_t start, Cache& cac
   const std::lock_guard<std::mutex> lock(mutex_);
   const size_t width = shape_.width;
   for (Numbers* buffer : {&hidden_, &normed_, &mixed_}) grow(*buffer, n * width);
-  gather(*embedding_, tokens, n, hidden_.data());
   Pool::Lease pool = Pool::acquire();
   pool->reserve(scratch(n, mode));
   Step step{*pool, cache, n, start, mode, {}, {}};
-  step.each_row(n, [&](size_t i) { multiply(hidden_.data() + i * width, shape_.embedding_scale, width); });
+  step.each_row(n, [&](size_t i) {
+    embedding_.row(static_cast<size_t>(tokens[i]), hidden_.data() + i * width);
+    multiply(hidden_.data() + i * width, shape_.embedding_scale, width);
+  });
   turn(step);
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
     attend_layer(step, layer);
@@ -191,7 +191,7 @@ void Decoder::forward(const int64_t* tokens, size_t n, int64_t start, Cache& cac
   }
   if (keep == 0) return;
   norm(step, norm_, hidden_.data() + (n - keep) * width, normed_.data(), keep);
-  linear(step, {&head_, 1}, {normed_.data(), width}, keep, &logits);
+  predict(step, normed_.data(), keep, logits);
   if (shape_.logit_cap > 0)
     step.each_row(keep, [&](size_t i) { soft_cap(logits + i * shape_.vocabulary, shape_.logit_cap, shape_.vocabulary); });
 }
@@ -329,9 +329,31 @@ void Decoder::linear(Step& step, std::span<const Linear> linears, Rows x, size_t
   }
 }
 
+// Logits (n, vocabulary) of the head's inputs x (n, width): those of every part of the head, put where its rows are.
+void Decoder::predict(Step& step, const float* x, size_t n, float* logits) {
+  const Rows inputs{x, static_cast<size_t>(shape_.width)};
+  const size_t parts = head_.places().size();
+  if (parts == 0) return linear(step, head_.parts(), inputs, n, &logits);
+  std::vector<float*> outs(parts);
+  predicted_.resize(parts);
+  for (size_t k = 0; k < parts; ++k) {
+    grow(predicted_[k], n * head_.places()[k].size());
+    outs[k] = predicted_[k].data();
+  }
+  linear(step, head_.parts(), inputs, n, outs.data());
+  for (size_t k = 0; k < parts; ++k) {
+    const std::vector<int32_t>& rows = head_.places()[k];
+    step.pool.split(rows.size(), kScattered, [&](size_t begin, size_t end, size_t) {
+      for (size_t i = 0; i < n; ++i)
+        for (size_t r = begin; r < end; ++r) logits[i * shape_.vocabulary + rows[r]] = outs[k][i * rows.size() + r];
+    });
+  }
+}
+
 size_t Decoder::scratch(size_t n, Activations mode) const {
-  size_t most = scratch_bytes(*head_.matrix, n, mode);
+  size_t most = 0;
   const auto see = [&](const Linear& linear) { most = std::max(most, scratch_bytes(*linear.matrix, n, mode)); };
+  for (const Linear& part : head_.parts()) see(part);
   for (const Layer& layer : layers_) {
     for (const Linear& linear : layer.qkv) see(linear);
     for (const Linear& linear : layer.gate_up) see(linear);

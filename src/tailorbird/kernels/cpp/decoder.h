@@ -11,15 +11,9 @@
 #include "kernels.h"
 #include "layers.h"
 #include "pool.h"
+#include "table.h"
 
 namespace tailorbird {
-
-using Numbers = std::vector<float>;
-
-struct Linear {
-  std::shared_ptr<const Matrix> matrix;  // null: none
-  Numbers bias;                          // empty: none
-};
 
 struct Layer {
   int64_t heads, kv_heads, head_dim;
@@ -75,8 +69,8 @@ class Cache {
 class Decoder {
  public:
   // Throws std::invalid_argument where shapes don't fit together.
-  Decoder(Shape shape, std::vector<Layer> layers, std::vector<Rope> ropes, std::shared_ptr<const Matrix> embedding,
-          Numbers norm, Linear head);
+  Decoder(Shape shape, std::vector<Layer> layers, std::vector<Rope> ropes, Table embedding, Numbers norm,
+          Table head);
 
   const std::vector<Layer>& layers() const { return layers_; }
   const Shape& shape() const { return shape_; }
@@ -102,19 +96,21 @@ class Decoder {
   void norm(Step& step, const Numbers& weight, const float* x, float* out, size_t n);
   void residual(Step& step, const Numbers& weight, float* y);
   void linear(Step& step, std::span<const Linear> linears, Rows x, size_t n, float* const* out);
+  void predict(Step& step, const float* x, size_t n, float* logits);
   size_t scratch(size_t n, Activations mode) const;
 
   Shape shape_;
   std::vector<Layer> layers_;
   std::vector<Rope> ropes_;
-  std::shared_ptr<const Matrix> embedding_;
+  Table embedding_;
   Numbers norm_;
-  Linear head_;
+  Table head_;
   std::mutex mutex_;  // of all below
   Inputs inputs_;
   double product_seconds_ = 0;
   Numbers hidden_, normed_, mixed_, attended_, wide_[3];
-  std::vector<Numbers> angles_;  // of every rotary table: (n, cosine and sine of half a head)
+  std::vector<Numbers> predicted_;  // of every part of the head: (n, its rows)
+  std::vector<Numbers> angles_;     // of every rotary table: (n, cosine and sine of half a head)
 };
 
 }  // namespace tailorbird

@@ -22,6 +22,7 @@ namespace {
 using Vector = nb::ndarray<const float, nb::ndim<1>, nb::device::cpu, nb::c_contig>;
 using Tokens = nb::ndarray<const int64_t, nb::ndim<1>, nb::device::cpu, nb::c_contig>;
 using Logits = nb::ndarray<float, nb::ndim<2>, nb::device::cpu, nb::c_contig>;
+using Indices = nb::ndarray<const int32_t, nb::ndim<1>, nb::device::cpu, nb::c_contig>;
 using Projections = std::vector<const Linear*>;
 
 Numbers numbers(const std::optional<Vector>& array) {
@@ -44,6 +45,12 @@ void make_linear(Linear* self, std::shared_ptr<Matrix> matrix, std::optional<Vec
   new (self) Linear{std::move(matrix), numbers(bias)};
 }
 
+void make_table(Table* self, const Projections& parts, const std::vector<Indices>& rows) {
+  std::vector<std::vector<int32_t>> places;
+  for (const Indices& one : rows) places.emplace_back(one.data(), one.data() + one.size());
+  new (self) Table(copied(parts), std::move(places));
+}
+
 void make_rope(Rope* self, Vector frequency, float scaling) { new (self) Rope{numbers(frequency), scaling}; }
 
 void make_layer(Layer* self, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t window, float scale,
@@ -58,14 +65,14 @@ void make_layer(Layer* self, int64_t heads, int64_t kv_heads, int64_t head_dim, 
 
 void make_decoder(Decoder* self, float epsilon, float embedding_scale, float logit_cap,
                   const std::vector<const Layer*>& layers, const std::vector<const Rope*>& ropes,
-                  std::shared_ptr<Matrix> embedding, Vector norm, const Linear& head) {
+                  const Table& embedding, Vector norm, const Table& head) {
   std::vector<Layer> all;
   for (const Layer* layer : layers) all.push_back(*layer);
   std::vector<Rope> tables;
   for (const Rope* rope : ropes) tables.push_back(*rope);
-  const Shape shape{static_cast<int64_t>(embedding->cols()), static_cast<int64_t>(embedding->rows()), epsilon,
+  const Shape shape{static_cast<int64_t>(embedding.cols()), static_cast<int64_t>(embedding.rows()), epsilon,
                     embedding_scale, logit_cap};
-  new (self) Decoder(shape, std::move(all), std::move(tables), std::move(embedding), numbers(norm), head);
+  new (self) Decoder(shape, std::move(all), std::move(tables), embedding, numbers(norm), head);
 }
 
 void make_cache(Cache* self, const Decoder& decoder, int64_t capacity, bool int8) {
@@ -91,6 +98,7 @@ void forward(Decoder& decoder, Tokens tokens, int64_t start, Cache& cache, Logit
 
 void bind_decoder(nb::module_& m) {
   nb::class_<Linear>(m, "Linear").def("__init__", &make_linear, "matrix"_a, "bias"_a.none());
+  nb::class_<Table>(m, "Table").def("__init__", &make_table, "parts"_a, "rows"_a);
   nb::class_<Rope>(m, "Rope").def("__init__", &make_rope, "frequency"_a, "scaling"_a);
   nb::class_<Layer>(m, "Layer")
       .def("__init__", &make_layer, nb::kw_only(), "heads"_a, "kv_heads"_a, "head_dim"_a, "window"_a, "scale"_a,

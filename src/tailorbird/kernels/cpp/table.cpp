@@ -1,0 +1,45 @@
+#include "table.h"
+
+#include <stdexcept>
+
+namespace tailorbird {
+
+namespace {
+
+void check(bool good) {
+  if (!good) throw std::invalid_argument("the parts of a table don't fit together");
+}
+
+}  // namespace
+
+bool fits(const Linear& linear, size_t rows, size_t cols) {
+  return linear.matrix && linear.matrix->rows() == rows && linear.matrix->cols() == cols &&
+         (linear.bias.empty() || linear.bias.size() == rows);
+}
+
+Table::Table(std::vector<Linear> parts, std::vector<std::vector<int32_t>> rows)
+    : parts_(std::move(parts)), rows_(std::move(rows)) {
+  check(!parts_.empty() && parts_[0].matrix && rows_.size() == (parts_.size() > 1 ? parts_.size() : 0));
+  for (const Linear& part : parts_) {
+    check(part.matrix && fits(part, part.matrix->rows(), cols()));
+    size_ += part.matrix->rows();
+  }
+  std::vector<bool> seen(size_);
+  if (!rows_.empty()) found_.resize(size_);
+  for (uint32_t k = 0; k < rows_.size(); ++k) {
+    check(rows_[k].size() == parts_[k].matrix->rows());
+    for (uint32_t i = 0; i < rows_[k].size(); ++i) {
+      const int32_t row = rows_[k][i];
+      check(row >= 0 && static_cast<size_t>(row) < size_ && !seen[row]);
+      seen[row] = true;
+      found_[row] = {k, i};
+    }
+  }
+}
+
+void Table::row(size_t id, float* out) const {
+  const Place place = found_.empty() ? Place{0, static_cast<uint32_t>(id)} : found_[id];
+  gather_row(*parts_[place.part].matrix, place.row, out);
+}
+
+}  // namespace tailorbird
