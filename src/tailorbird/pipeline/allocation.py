@@ -1,0 +1,118 @@
+"""Sharing out bits by what they are worth: losses estimated, checked against the model itself, and solved for.
+
+Everything found on the way is kept in the job's work folder, so that a resumed job decides the same in a moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tailorbird.allocate.sites import Sites, interpolated
+from tailorbird.allocate.solve import Array, solve
+from tailorbird.anatomy import Part
+from tailorbird.files import make_folder, read_json, write_json
+from tailorbird.formats import PlaneSpec
+from tailorbird.pipeline.calibration import Windows
+from tailorbird.pipeline.prepare import Prepared, size, within
+from tailorbird.pipeline.progress import Progress, silent
+from tailorbird.score.losses import Losses, factors, formats, losses
+from tailorbird.tasks.language import Reference
+
+
+@dataclass(frozen=True)
+class Table:
+    """What the solver is given.
+
+    Attributes:
+        sites: parts that change together, and their formats.
+        losses: by part and bits, as estimated.
+        roles: by role, what its losses are multiplied by, as measured on probes of rounded parts.
+        parts: by part, what its losses are multiplied by, as the finished model showed.
+    """
+
+    sites: Sites
+    losses: Losses
+    roles: Mapping[str, float] = field(default_factory=dict)
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+    def loss(self, part: Part, spec: PlaneSpec) -> float:
+        """What a part loses in a format."""
+        factor = self.roles.get(part.role, 1.0) * self.parts.get(part.name, 1.0)
+        return factor * interpolated(self.losses[part.name], spec)
+
+    def total(self, specs: Mapping[str, PlaneSpec]) -> float:
+        """What a plan is expected to lose."""
+        return sum(self.loss(part, specs[part.name]) for unit in self.sites.units for part in unit)
+
+    @property
+    def by_option(self) -> Array:
+        """Losses (sites, options)."""
+        return self.sites.table(self.loss)
+
+    @property
+    def bytes(self) -> Array:
+        """Bytes (sites, options)."""
+        return self.sites.table(size)
+
+
+def solved(job: Prepared, table: Table) -> Prepared:
+    """The job with the plan that loses least within its budget in bits and bytes."""
+    by_option, sizes = table.by_option, table.bytes
+
+    def choose(room: int) -> Mapping[str, PlaneSpec]:
+        return table.sites.specs(solve(by_option, sizes[None], [room]))
+
+    return within(job, choose)
+
+
+def measured_table(
+    job: Prepared,
+    windows: Windows,
+    folder: Path,
+    seed: int = 0,
+    progress: Progress = silent,
+    clock: dict[str, float] | None = None,
+) -> Table:
+    """Losses of a job's parts, estimated and corrected by probes.
+
+    Args:
+        job: laid out, with any plan.
+        windows: text to estimate on, and text held back.
+        folder: where what was found is kept.
+        seed: of the estimate.
+        progress: told about the stage.
+        clock: seconds by stage.
+    """
+    make_folder(folder)
+    sites = Sites.of(job.model.parts, job.spec, job.rules)
+    options = formats(job.model.parts, job.spec)
+    with progress.stage("score", {} if clock is None else clock):
+        found = kept(
+            folder / "losses.json",
+            lambda: losses(job.model, job.method, options, windows.estimate, folder / "states", seed, _silent),
+        )
+        table = Table(sites, {name: {int(bits): loss for bits, loss in by.items()} for name, by in found.items()})
+        return replace(table, roles=kept(folder / "roles.json", lambda: _roles(job, table, windows.held_back)))
+
+
+def _roles(job: Prepared, table: Table, windows: Tensor) -> dict[str, float]:
+    specs = solved(job, table).plan.specs
+    estimated = {part.name: table.loss(part, specs[part.name]) for part in job.model.parts}
+    return factors(Reference.of(job.model, windows), job.method, job.model.parts, specs, estimated)
+
+
+def kept(path: Path, make: Callable[[], Any]) -> Any:
+    """The JSON of a file, made if it is not there."""
+    if not path.exists():
+        write_json(path, make())
+    return read_json(path)
+
+
+def _silent(done: int, total: int) -> None:
+    """Nobody is told."""
+
