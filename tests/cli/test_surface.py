@@ -17,7 +17,7 @@ COMMON = {"--json", "--recipe"}
 SURFACE = {
     "compress": {
         *("model", "--method", "--budget", "--out", "--data", "--samples", "--length", "--seed", "--set", "--plan"),
-        "--target",
+        *("--target", "--allocate", "--refine", "--context", "--cache"),
         *("--resume", "--dry-run", "--evaluate", "--no-evaluate", "--eval-tokens"),
     },
     "evaluate": {"model", "--reference", "--tokens", "--window", "--text", "--tasks"},

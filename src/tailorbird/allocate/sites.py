@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -82,14 +83,14 @@ def _at(losses: Mapping[int, float], bits: int, top: int) -> float:
     if bits <= top:
         # A runtime may not know some bits: then nobody measured them, and nobody will ask for them.
         return losses.get(bits, losses[min(known for known in losses if known >= bits)])
-    return losses[top] * ((2**top - 1) / (2**bits - 1)) ** 2
+    return losses[top] * float((2**top - 1) / (2**bits - 1)) ** 2
 
 
 def _stepped(part: Part, whole: list[PlaneSpec], rules: Rules) -> list[PlaneSpec]:
     """Formats with formats between: a quarter, half, three quarters of the groups have the bits of the next. These
     are the last groups: in a sweep nothing after them can make up for their errors."""
     found = whole[:1]
-    for low, high in zip(whole, whole[1:], strict=False):
+    for low, high in itertools.pairwise(whole):
         if replace(low, bits=high.bits) == high:
             groups = len(low.bits)
             cuts = sorted({groups * step // STEPS for step in range(1, STEPS)} - {0, groups}, reverse=True)

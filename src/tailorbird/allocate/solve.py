@@ -7,6 +7,7 @@ to sum of ``costs[k, s, x_s] <= limits[k]`` for every kind of cost k, by `scipy.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -73,7 +74,7 @@ def solve(losses: Array, costs: Array, limits: ArrayLike) -> Choice:
     if (least > wanted).any():
         raise Infeasible(least, wanted)
     bounded = np.isfinite(wanted)
-    best = gains.argmin(axis=1)
+    best: Choice = gains.argmin(axis=1)
     if not bounded.any() or (total(costs, best) <= wanted).all():
         return best
     costs, bound = costs[bounded], wanted[bounded]
@@ -104,7 +105,7 @@ def curve(losses: Array, costs: Array) -> list[Point]:
     steps = [
         ((losses[site, low] - losses[site, high]) / (costs[site, high] - costs[site, low]), site, high)
         for site, hull in enumerate(hulls)
-        for low, high in zip(hull, hull[1:], strict=False)
+        for low, high in itertools.pairwise(hull)
     ]
     choice = np.array([hull[0] for hull in hulls], dtype=np.int64)
     points = [_point(losses, costs, choice)]
@@ -130,20 +131,23 @@ def _milp(losses: Array, costs: Array, bound: Array, start: Choice | None) -> Ch
     unit = most if np.isfinite(most) and most > 0 else max(float(losses[open_].max()), 1e-300)
     scale = costs[:, site, option].max(axis=1).clip(min=1e-300)
     rows = sparse.csr_matrix((np.ones(len(site)), (site, np.arange(len(site)))), shape=(len(losses), len(site)))
-    limits = optimize.LinearConstraint(sparse.csr_matrix(costs[:, site, option] / scale[:, None]), -np.inf, bound / scale)
+    limits = optimize.LinearConstraint(
+        sparse.csr_matrix(costs[:, site, option] / scale[:, None]), -np.inf, bound / scale
+    )
     with _quiet():
-        found = optimize.milp(
+        answer = optimize.milp(
             losses[site, option] / unit,
             integrality=np.ones(len(site)),
             bounds=optimize.Bounds(0, 1),
             constraints=[optimize.LinearConstraint(rows, 1, 1), limits],
             options={"mip_rel_gap": GAP, "node_limit": NODES},
         )
-    if found.x is None:
+    if answer.x is None:
         return None
     share = np.zeros(losses.shape)
-    share[site, option] = found.x
-    return share.argmax(axis=1)
+    share[site, option] = answer.x
+    found: Choice = share.argmax(axis=1)
+    return found
 
 
 @contextmanager
@@ -179,7 +183,7 @@ def _undominated(losses: Array, costs: Array) -> NDArray[np.bool_]:
     equal = (values[:, :, :, None] == values[:, :, None, :]).all(axis=0)
     first = np.arange(losses.shape[1])
     beaten = as_good & (~equal | (first[:, None] < first[None, :]))
-    return np.isfinite(losses) & ~beaten.any(axis=1)
+    return np.asarray(np.isfinite(losses) & ~beaten.any(axis=1))
 
 
 def _hull(loss: Array, cost: Array) -> list[int]:
@@ -205,5 +209,3 @@ def _point(losses: Array, costs: Array, choice: Choice) -> Point:
 
 def _sum(losses: Array, choice: Choice) -> float:
     return float(total(losses[None], choice)[0])
-
-

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -22,6 +22,8 @@ from tailorbird.pipeline.prepare import Prepared, size, within
 from tailorbird.pipeline.progress import Progress, silent
 from tailorbird.score.losses import Losses, factors, formats, losses
 from tailorbird.tasks.language import Reference
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -106,13 +108,13 @@ def _roles(job: Prepared, table: Table, windows: Tensor) -> dict[str, float]:
     return factors(Reference.of(job.model, windows), job.method, job.model.parts, specs, estimated)
 
 
-def kept(path: Path, make: Callable[[], Any]) -> Any:
+def kept(path: Path, make: Callable[[], T]) -> T:
     """The JSON of a file, made if it is not there."""
     if not path.exists():
         write_json(path, make())
-    return read_json(path)
+    found: T = read_json(path)
+    return found
 
 
 def _silent(done: int, total: int) -> None:
     """Nobody is told."""
-

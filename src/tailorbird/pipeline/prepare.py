@@ -166,7 +166,9 @@ def prepare(
     )  # fmt: skip
     if plan is not None:
         _check_rules(draft)
-    ready = draft if plan is not None else within(draft, lambda room: uniform(model.parts, draft.spec, size, room, rules))
+    ready = (
+        draft if plan is not None else within(draft, lambda room: uniform(model.parts, draft.spec, size, room, rules))
+    )
     ready.check(ready.nbytes, ready.bits, "the plan takes")
     return ready
 

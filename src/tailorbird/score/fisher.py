@@ -30,8 +30,8 @@ from tailorbird.measure.states import States
 from tailorbird.score.output import Output, head_losses, output
 from tailorbird.tasks.head import head_part
 
-Errors = Callable[[Part, Tensor], list[Tensor]]
-"""Errors of some rows of a part, one tensor of the rows' shape an option."""
+Errors = Callable[[Part, Tensor, Tensor | None], list[Tensor]]
+"""Errors of some rows of a part, given with their indices (None for all): one tensor of the rows' shape an option."""
 Told = Callable[[int, int], None]
 
 
@@ -63,7 +63,7 @@ def fisher(
         parts = [part for part in model.parts if part.block == index]
         slopes, found = _block(shell, index, bounds[index], slopes, parts)
         for part in parts:
-            losses[part.name] = _losses(errors(part, model.weight(part)), found[part.name], windows.numel())
+            losses[part.name] = _losses(errors(part, model.weight(part), None), found[part.name], windows.numel())
         model.drop(model.blocks[index])
         told(len(model.blocks) - index, len(model.blocks))
     for name, loss in _embedding(shell, batches, table, slopes, errors).items():
@@ -102,7 +102,7 @@ def _head(
         given = shell.leave(hidden)
         flat = given.detach().reshape(-1, given.shape[-1])
         found: Output = output(shell.model, flat, seed + i)
-        total = total + len(flat) * head_losses(shell.model, flat, found, lambda rows: errors(head, rows))
+        total = total + len(flat) * head_losses(shell.model, flat, found, lambda rows, at: errors(head, rows, at))
         slopes.append(torch.autograd.grad(given, hidden, found.gradient.view_as(given))[0])
     return {head.name: (total / tokens).tolist()}, slopes
 
@@ -130,7 +130,9 @@ def _block(
 def _listen(seen: Seen) -> Any:
     def heard(module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
         x = inputs[0].detach().reshape(-1, inputs[0].shape[-1])
-        out.register_hook(lambda g: seen.append((x, g.reshape(-1, g.shape[-1]))))
+        out.register_hook(  # type: ignore[no-untyped-call]
+            lambda g: seen.append((x, g.reshape(-1, g.shape[-1])))
+        )
 
     return heard
 
@@ -147,7 +149,7 @@ def _embedding(
     """Losses of the embedding as an input; what stands between it and the first block is linear in its rows."""
     used, rows = table
     name = shell.model.anatomy.embedding
-    wrong = errors(next(part for part in shell.model.parts if part.name == name), rows)
+    wrong = errors(next(part for part in shell.model.parts if part.name == name), rows, used)
     found = [0.0] * len(wrong)
     for batch, slope in zip(batches, slopes, strict=True):
         at = torch.searchsorted(used, batch)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tailorbird.anatomy import Model, Part
-from tailorbird.formats import PlaneSpec
+from tailorbird.formats import BitPlanes, PlaneSpec
 from tailorbird.method import Method
 from tailorbird.score.fisher import Told, fisher
 from tailorbird.score.patched import patched
@@ -40,7 +40,7 @@ def losses(
 ) -> Losses:
     """`fisher` for every part at every format; see there."""
 
-    def errors(part: Part, rows: Tensor) -> list[Tensor]:
+    def errors(part: Part, rows: Tensor, index: Tensor | None) -> list[Tensor]:
         return [rounded(method, rows, spec) - rows for spec in options[part.name].values()]
 
     with torch.enable_grad():
@@ -48,10 +48,29 @@ def losses(
     return {name: dict(zip(options[name], values, strict=True)) for name, values in found.items()}
 
 
+def realised(
+    model: Model, planes: Callable[[Part], BitPlanes], windows: Tensor, folder: Path, seed: int
+) -> dict[str, float]:
+    """`fisher` for the weights that a method made, by part name."""
+
+    def errors(part: Part, rows: Tensor, index: Tensor | None) -> list[Tensor]:
+        packed = planes(part)
+        return [(packed.dequantize() if index is None else packed.gather(index)) - rows]
+
+    with torch.enable_grad():
+        found = fisher(model, windows, errors, folder, seed)
+    return {name: value for name, (value,) in found.items()}
+
+
 def measured(reference: Reference, method: Method, specs: Mapping[str, PlaneSpec]) -> float:
     """KL of the model with some parts rounded to these formats, mean over the tokens of the reference."""
-    changed = {name: (lambda rows, spec=spec: rounded(method, rows, spec)) for name, spec in specs.items()}  # type: ignore[misc]
-    found = evaluate(patched(reference.model, changed), reference.windows, reference)
+    model = reference.model
+
+    def rows(part: Part) -> Callable[[int, int], Tensor]:
+        return lambda start, stop: rounded(method, model.read_rows(part, start, stop).float(), specs[part.name])
+
+    changed = {part.name: rows(part) for part in model.parts if part.name in specs}
+    found = evaluate(patched(model, changed), reference.windows, reference)
     return found.kl or 0.0
 
 
@@ -74,7 +93,7 @@ def factors(
     Returns:
         By role, measured over estimated, within `REACH` either way.
     """
-    found = {}
+    found: dict[str, float] = {}
     for role in dict.fromkeys(part.role for part in parts):
         mine = [part.name for part in parts if part.role == role]
         guess = sum(estimated[name] for name in mine)

@@ -73,7 +73,9 @@ def output(model: Model, states: Tensor, seed: int) -> Output:
 
 
 @torch.no_grad()
-def head_losses(model: Model, states: Tensor, found: Output, errors: Callable[[Tensor], list[Tensor]]) -> Tensor:
+def head_losses(
+    model: Model, states: Tensor, found: Output, errors: Callable[[Tensor, Tensor], list[Tensor]]
+) -> Tensor:
     """Half the variance of the logits' error under the model's own distribution, mean over tokens: what a head in some
     formats costs in KL, to second order.
 
@@ -81,7 +83,7 @@ def head_losses(model: Model, states: Tensor, found: Output, errors: Callable[[T
         model: whose head it is.
         states: what the head is given, (tokens, width).
         found: what `output` said of them.
-        errors: the errors of rows (n, width) by option.
+        errors: the errors of rows (n, width) with these indices (n,), by option.
 
     Returns:
         float64 (options,).
@@ -90,7 +92,7 @@ def head_losses(model: Model, states: Tensor, found: Output, errors: Callable[[T
     rows = found.mass.topk(min(ROWS, len(found.mass))).indices.sort().values
     head.weight = model.gather(head.part.tensor, rows).float()
     head.bias_rows = None if head.bias is None else head.bias[rows]
-    wrong = errors(head.weight)
+    wrong = errors(head.weight, rows)
     losses = torch.zeros(len(wrong), dtype=torch.float64)
     for low in range(0, len(states), TOKENS):
         tokens = slice(low, min(low + TOKENS, len(states)))

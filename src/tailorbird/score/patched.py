@@ -7,16 +7,17 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from tailorbird.anatomy import Model, Part
+from tailorbird.anatomy import Model
 from tailorbird.anatomy.model import Shaped
 
-Changed = Callable[[Part, Tensor], Tensor]
+Rows = Callable[[int, int], Tensor]
+"""Rows start..stop of a part, float32."""
 
 
 class _Patched:
-    """The tensors of a model by their names in it, some changed row by row."""
+    """The tensors of a model by their names in it, some of them others."""
 
-    def __init__(self, model: Model, changed: Mapping[str, Callable[[Tensor], Tensor]]) -> None:
+    def __init__(self, model: Model, changed: Mapping[str, Rows]) -> None:
         self.model, self.changed = model, changed
         self.parts = {part.tensor: part for part in model.parts}
 
@@ -34,9 +35,9 @@ class _Patched:
 
     def read_rows(self, name: str, start: int, stop: int) -> Tensor:
         """Some rows of a part."""
-        rows = self.model.read_rows(self.parts[name], start, stop).float()
-        change = self.changed.get(name.removesuffix(".weight"))
-        return rows if change is None else change(rows)
+        part = self.parts[name]
+        change = self.changed.get(part.name)
+        return self.model.read_rows(part, start, stop) if change is None else change(start, stop)
 
 
 class _Shape:
@@ -44,7 +45,7 @@ class _Shape:
         self.shape = shape
 
 
-def patched(model: Model, changed: Mapping[str, Callable[[Tensor], Tensor]]) -> Model:
-    """The model with the weights of some parts, by name, put through a function of their rows (n, cols)."""
+def patched(model: Model, changed: Mapping[str, Rows]) -> Model:
+    """The model with other weights for some parts, by name."""
     module = copy.deepcopy(model.module)
     return Model(module, model.anatomy, _Patched(model, changed), model.config, model.source)
