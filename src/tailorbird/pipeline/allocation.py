@@ -5,11 +5,13 @@ Everything found on the way is kept in the job's work folder, so that a resumed 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 from torch import Tensor
 
 from tailorbird.allocate.sites import Sites, interpolated
@@ -18,12 +20,16 @@ from tailorbird.anatomy import Part
 from tailorbird.files import make_folder, read_json, write_json
 from tailorbird.formats import PlaneSpec
 from tailorbird.pipeline.calibration import Windows
+from tailorbird.pipeline.latency import measured_here, products
 from tailorbird.pipeline.prepare import Prepared, size, within
 from tailorbird.pipeline.progress import Progress, silent
+from tailorbird.runtime.costs import Milliseconds
 from tailorbird.score.losses import Losses, factors, formats, losses
 from tailorbird.tasks.language import Reference
 
 T = TypeVar("T")
+# Milliseconds that no model takes: JSON has no infinity.
+UNLIMITED = 1e12
 
 
 @dataclass(frozen=True)
@@ -35,12 +41,16 @@ class Table:
         losses: by part and bits, as estimated.
         roles: by role, what its losses are multiplied by, as measured on probes of rounded parts.
         parts: by part, what its losses are multiplied by, as the finished model showed.
+        milliseconds: of a part's products in a format, for one token; None where nobody asked.
+        products: milliseconds that all products together may take.
     """
 
     sites: Sites
     losses: Losses
     roles: Mapping[str, float] = field(default_factory=dict)
     parts: Mapping[str, float] = field(default_factory=dict)
+    milliseconds: Milliseconds | None = None
+    products: float = math.inf
 
     def loss(self, part: Part, spec: PlaneSpec) -> float:
         """What a part loses in a format."""
@@ -63,11 +73,17 @@ class Table:
 
 
 def solved(job: Prepared, table: Table) -> Prepared:
-    """The job with the plan that loses least within its budget in bits and bytes."""
-    by_option, sizes = table.by_option, table.bytes
+    """The job with the plan that loses least within its budget.
+
+    Raises:
+        BudgetError: there is none.
+    """
+    losses, costs = table.by_option, table.bytes[None]
+    if table.milliseconds is not None:
+        costs = np.concatenate([costs, table.sites.table(table.milliseconds)[None]])
 
     def choose(room: int) -> Mapping[str, PlaneSpec]:
-        return table.sites.specs(solve(by_option, sizes[None], [room]))
+        return table.sites.specs(solve(losses, costs, [room, table.products][: len(costs)]))
 
     return within(job, choose)
 
@@ -99,7 +115,26 @@ def measured_table(
             lambda: losses(job.model, job.method, options, windows.estimate, folder / "states", seed, _silent),
         )
         table = Table(sites, {name: {int(bits): loss for bits, loss in by.items()} for name, by in found.items()})
-        return replace(table, roles=kept(folder / "roles.json", lambda: _roles(job, table, windows.held_back)))
+        table = replace(table, roles=kept(folder / "roles.json", lambda: _roles(job, table, windows.held_back)))
+        if job.profile is None:
+            return table
+        return _timed(job, replace(table, milliseconds=Milliseconds(job.profile)), folder / "products.json")
+
+
+def _timed(job: Prepared, table: Table, path: Path) -> Table:
+    """The table with the milliseconds of products that a token's budget leaves."""
+    assert table.milliseconds is not None and job.budget.milliseconds is not None
+    asked, cost, sizes = float(job.budget.milliseconds), table.milliseconds, table.bytes[None]
+    times = table.sites.table(cost)
+    fastest = within(job, lambda room: table.sites.specs(solve(times, sizes, [room])))
+
+    def find() -> float:
+        found = products(
+            asked, cost, lambda limit: solved(job, replace(table, products=limit)), fastest, measured_here(job, cost)
+        )
+        return min(found, UNLIMITED)
+
+    return replace(table, products=kept(path, find))
 
 
 def _roles(job: Prepared, table: Table, windows: Tensor) -> dict[str, float]:

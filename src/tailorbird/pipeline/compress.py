@@ -16,7 +16,7 @@ from tailorbird.artifact.manifest import Manifest
 from tailorbird.artifact.partial import Partial
 from tailorbird.artifact.verify import close
 from tailorbird.errors import TailorbirdError
-from tailorbird.files import write_atomic, write_json
+from tailorbird.files import sha256, write_atomic, write_json
 from tailorbird.measure.stream import Stream
 from tailorbird.pipeline.allocation import measured_table
 from tailorbird.pipeline.calibration import Calibration, Windows, calibration, weighing
@@ -131,6 +131,8 @@ def _identity(job: Prepared, data: Calibration, seed: int, windows: Windows | No
         return plain
     # The plan is still to be made, from these.
     budget = [str(getattr(job.budget, field.name)) for field in fields(job.budget)]
+    if job.budget.profile is not None:
+        budget.append(sha256(Path(job.budget.profile)))
     weighed = [digest(windows.estimate), digest(windows.held_back)]
     return plain | {"allocate": job.allocate, "budget": [*budget, job.cached], "windows": weighed, "refine": refine}
 

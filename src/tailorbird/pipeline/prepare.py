@@ -28,6 +28,7 @@ from tailorbird.methods import Method, find
 from tailorbird.plan import Plan
 from tailorbird.runtime.costs import cache_bytes
 from tailorbird.runtime.decoder import Cached
+from tailorbird.runtime.profile import Profile
 from tailorbird.tasks.tokenizer import MAX_BYTES as TOKENIZER_BYTES
 
 DEFAULT_BUDGET = "4.5bits"
@@ -63,6 +64,7 @@ class Prepared:
         rules: what its formats obey therefore.
         cached: bytes of keys and values that a budget in bytes counts too.
         allocate: how bits are shared out: ``uniform``, ``measured`` or ``ohq``.
+        profile: measured costs of the device that a budget in milliseconds names.
     """
 
     model: Model
@@ -78,6 +80,7 @@ class Prepared:
     rules: Rules = FREE
     cached: int = 0
     allocate: str = "uniform"
+    profile: Profile | None = None
 
     @property
     def undecided(self) -> bool:
@@ -162,7 +165,7 @@ def prepare(
     held = cache_bytes(model.config, context, cache) if context else 0
     draft = Prepared(
         model, checkpoint, chosen, asked, begun, pieces, kept, files, plan is not None, target or "", rules, held,
-        allocate,
+        allocate, Profile.read(Path(asked.profile)) if asked.profile else None,
     )  # fmt: skip
     if plan is not None:
         _check_rules(draft)
