@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 from torch import Tensor
 
+from tailorbird.allocate.ohq import objective
 from tailorbird.allocate.sites import Sites, interpolated
 from tailorbird.allocate.solve import Array, solve
 from tailorbird.anatomy import Part
@@ -24,12 +25,14 @@ from tailorbird.pipeline.latency import measured_here, products
 from tailorbird.pipeline.prepare import Prepared, size, within
 from tailorbird.pipeline.progress import Progress, silent
 from tailorbird.runtime.costs import Milliseconds
-from tailorbird.score.losses import Losses, factors, formats, losses
+from tailorbird.score.losses import Losses, factors, formats, losses, sensitivities
 from tailorbird.tasks.language import Reference
 
 T = TypeVar("T")
 # Milliseconds that no model takes: JSON has no infinity.
 UNLIMITED = 1e12
+# Tokens that masked models are compared on.
+MASKED = 64
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Table:
         parts: by part, what its losses are multiplied by, as the finished model showed.
         milliseconds: of a part's products in a format, for one token; None where nobody asked.
         products: milliseconds that all products together may take.
+        ohq: the losses are OHQ's sensitivities: they are normalised, and time is weighed with them.
     """
 
     sites: Sites
@@ -51,6 +55,7 @@ class Table:
     parts: Mapping[str, float] = field(default_factory=dict)
     milliseconds: Milliseconds | None = None
     products: float = math.inf
+    ohq: bool = False
 
     def loss(self, part: Part, spec: PlaneSpec) -> float:
         """What a part loses in a format."""
@@ -63,8 +68,14 @@ class Table:
 
     @property
     def by_option(self) -> Array:
-        """Losses (sites, options)."""
-        return self.sites.table(self.loss)
+        """What the solver minimises, (sites, options)."""
+        losses = self.sites.table(self.loss)
+        return objective(losses, self.times) if self.ohq else losses
+
+    @property
+    def times(self) -> Array | None:
+        """Milliseconds of products (sites, options), where anybody asked."""
+        return None if self.milliseconds is None else self.sites.table(self.milliseconds)
 
     @property
     def bytes(self) -> Array:
@@ -78,9 +89,9 @@ def solved(job: Prepared, table: Table) -> Prepared:
     Raises:
         BudgetError: there is none.
     """
-    losses, costs = table.by_option, table.bytes[None]
-    if table.milliseconds is not None:
-        costs = np.concatenate([costs, table.sites.table(table.milliseconds)[None]])
+    losses, costs, times = table.by_option, table.bytes[None], table.times
+    if times is not None:
+        costs = np.concatenate([costs, times[None]])
 
     def choose(room: int) -> Mapping[str, PlaneSpec]:
         return table.sites.specs(solve(losses, costs, [room, table.products][: len(costs)]))
@@ -109,13 +120,18 @@ def measured_table(
     make_folder(folder)
     sites = Sites.of(job.model.parts, job.spec, job.rules)
     options = formats(job.model.parts, job.spec)
+
+    def estimate() -> Losses:
+        if job.allocate == "ohq":
+            return sensitivities(job.model, job.method, options, windows.estimate[:1, :MASKED], seed)
+        return losses(job.model, job.method, options, windows.estimate, folder / "states", seed, _silent)
+
     with progress.stage("score", {} if clock is None else clock):
-        found = kept(
-            folder / "losses.json",
-            lambda: losses(job.model, job.method, options, windows.estimate, folder / "states", seed, _silent),
-        )
-        table = Table(sites, {name: {int(bits): loss for bits, loss in by.items()} for name, by in found.items()})
-        table = replace(table, roles=kept(folder / "roles.json", lambda: _roles(job, table, windows.held_back)))
+        found = kept(folder / f"{job.allocate}.json", estimate)
+        by_bits = {name: {int(bits): loss for bits, loss in by.items()} for name, by in found.items()}
+        table = Table(sites, by_bits, ohq=job.allocate == "ohq")
+        if not table.ohq:
+            table = replace(table, roles=kept(folder / "roles.json", lambda: _roles(job, table, windows.held_back)))
         if job.profile is None:
             return table
         return _timed(job, replace(table, milliseconds=Milliseconds(job.profile)), folder / "products.json")

@@ -60,7 +60,7 @@ def refined(
         The job with the best plan, and the digests of its weights.
     """
     ready = solved(job, table)
-    if not times:
+    if not times or table.ohq:
         return ready, run(ready, partial)
     tried: list[tuple[Prepared, Partial, dict[str, str]]] = []
     for number in range(times + 1):

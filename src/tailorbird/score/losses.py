@@ -12,12 +12,15 @@ from tailorbird.anatomy import Model, Part
 from tailorbird.formats import BitPlanes, PlaneSpec
 from tailorbird.method import Method
 from tailorbird.score.fisher import Told, fisher
+from tailorbird.score.mask import omega
 from tailorbird.score.patched import patched
 from tailorbird.score.rounding import rounded
 from tailorbird.tasks.language import Reference, evaluate
 
 # From here on a bit more quarters the loss, and nothing need be measured.
 TOP = 5
+# Rows rounded at once.
+CHUNK = 16_384
 # Below this a loss drowns in the rounding of the arithmetic that measures it.
 FLOOR = 1e-5
 # What a factor may be: one beyond says that the probe was outside what second order can tell.
@@ -46,6 +49,24 @@ def losses(
     with torch.enable_grad():
         found = fisher(model, windows, errors, folder, seed, told)
     return {name: dict(zip(options[name], values, strict=True)) for name, values in found.items()}
+
+
+def sensitivities(model: Model, method: Method, options: Formats, window: Tensor, seed: int) -> Losses:
+    """OHQ's sensitivity of every part at every format: `omega` times the share of its energy that rounding loses."""
+    found = omega(model, window, seed=seed)
+    parts = {part.name: part for part in model.parts}
+    return {name: {bits: found[name] * _lost(model, method, parts[name], spec) for bits, spec in by.items()}
+            for name, by in options.items()}  # fmt: skip
+
+
+def _lost(model: Model, method: Method, part: Part, spec: PlaneSpec) -> float:
+    """|W - Q(W)|^2 / |W|^2."""
+    lost, whole = 0.0, 0.0
+    for start in range(0, part.shape[0], CHUNK):
+        rows = model.read_rows(part, start, min(start + CHUNK, part.shape[0])).float()
+        whole += float(rows.square().sum())
+        lost += float((rounded(method, rows, spec) - rows).square().sum())
+    return lost / whole if whole else 0.0
 
 
 def realised(
