@@ -44,7 +44,7 @@ def test_a_method_without_calibration_measures_nothing() -> None:
 def test_the_trial_runs_the_method_itself(method: str) -> None:
     job = prepare(module(), method, "4bits")
     found = estimate(job, 512)
-    assert set(found.seconds) == {"measure", "fit", "verify", "evaluate"}
+    assert set(found.seconds) == {"measure", "fit", "score", "verify", "evaluate"}
     assert all(seconds >= 0 for seconds in found.seconds.values()) and found.memory_bytes > 0
     assert found.to_json()["total_seconds"] == found.total_seconds
 

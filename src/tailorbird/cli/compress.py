@@ -75,7 +75,7 @@ def command(
 ) -> None:
     """Compress a model to a budget into a verified artifact, with a report of what it cost."""
     this = session(ctx)
-    given = None if plan is None else _plan(plan, method)
+    given = None if plan is None else plan_of(plan, method)
     job = Job(model, out or Path(), method or DEFAULT_METHOD, budget or None, data, samples, length, seed)
     job.options, job.plan, job.resume = options_of(settings or []), given, resume
     job.target, job.evaluate, job.eval_tokens = target, evaluate, eval_tokens
@@ -113,7 +113,7 @@ def _cached(name: str) -> Cached:
     return "int8" if name == "int8" else "bf16"
 
 
-def _plan(path: Path, method: str | None) -> Plan:
+def plan_of(path: Path, method: str | None) -> Plan:
     """A plan from a file: the plan itself, or all that ``--dry-run --json`` printed."""
     from tailorbird.files import read_json
     from tailorbird.plan import Plan

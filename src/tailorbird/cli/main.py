@@ -11,7 +11,21 @@ from typing import Annotated, Any
 import typer
 
 from tailorbird import __version__
-from tailorbird.cli import bench, compress, demo, evaluate, export, inspect, methods, profile, run, serve, verify
+from tailorbird.cli import (
+    bench,
+    compare,
+    compress,
+    demo,
+    evaluate,
+    export,
+    inspect,
+    methods,
+    pareto,
+    profile,
+    run,
+    serve,
+    verify,
+)
 from tailorbird.cli.session import Session, say, session
 from tailorbird.errors import TailorbirdError, UsageError
 
@@ -47,7 +61,9 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
-for _module in (compress, evaluate, run, serve, inspect, verify, export, bench, profile, methods, demo):
+for _module in (
+    compress, pareto, compare, evaluate, run, serve, inspect, verify, export, bench, profile, methods, demo,
+):  # fmt: skip
     app.command(_module.__name__.rpartition(".")[2])(_guarded(_module.command))
 
 

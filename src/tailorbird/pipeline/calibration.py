@@ -17,7 +17,7 @@ from tailorbird.tasks.text import Tokenizer, calibration_windows, documents
 
 BATCH = 4
 # Tokens that losses are estimated on, and that they are checked on.
-ESTIMATE = 1024
+ESTIMATE = 2048
 HELD_BACK = 1024
 
 

@@ -19,8 +19,12 @@ from tailorbird.formats import PlaneSpec
 from tailorbird.measure.states import SPILL_BYTES
 from tailorbird.measure.statistics import SAMPLE, Stats
 from tailorbird.method import Method
+from tailorbird.pipeline.allocation import MASKED
+from tailorbird.pipeline.calibration import ESTIMATE, HELD_BACK
 from tailorbird.pipeline.prepare import Prepared
 from tailorbird.plan import Plan
+from tailorbird.score.losses import TOP
+from tailorbird.score.mask import MASKS
 
 TRIAL_COLS = 512
 TRIAL_ROWS = (128, 1024)
@@ -31,6 +35,8 @@ OUTPUTS = 2**26
 STREAMING = 400e6
 # Seconds in which a fresh process imports what verifying needs.
 FRESH = 5.0
+# Weights a second that are rounded to nearest.
+ROUNDING = 50e6
 # A forward pass does less than one large product does in the same time.
 FORWARD = 0.6
 
@@ -40,7 +46,7 @@ class Estimate:
     """What a job will need.
 
     Attributes:
-        seconds: by stage: measure, fit, verify (with packing), evaluate.
+        seconds: by stage: measure, fit, score (of parts and formats), verify (with packing), evaluate.
         total_seconds: their sum.
         memory_bytes: peak, above what the interpreter with its libraries takes.
     """
@@ -75,6 +81,7 @@ def estimate(job: Prepared, tokens: int, evaluated: int = 0) -> Estimate:
     seconds = {
         "measure": _measuring(job, inner, tokens, rate) if job.method.needs else 0.0,
         "fit": _fitting(job, rate),
+        "score": _scoring(job, inner, rate),
         "verify": FRESH + 4 * weights / STREAMING,
         "evaluate": 2 * (2 * evaluated * weights / (FORWARD * rate) + 4 * weights / STREAMING) if evaluated else 0.0,
     }
@@ -88,6 +95,23 @@ def _measuring(job: Prepared, inner: list[Part], tokens: int, rate: float) -> fl
     if "gram" in job.method.needs:
         products += 2.0 * tokens * sum(cols**2 for _, cols in _inputs(job.plan.parts))
     return products / rate
+
+
+def _scoring(job: Prepared, inner: list[Part], rate: float) -> float:
+    """Forward, back and the errors of every format over the blocks; the head three times, and in every probe; a part
+    rounded in every format."""
+    if not job.undecided:
+        return 0.0
+    blocks = sum(part.numel * part.uses for part in inner)
+    head = max((part.numel for part in job.plan.parts if part.role in ("embedding", "head")), default=0)
+    roles = len({part.role for part in job.plan.parts})
+    if job.allocate == "ohq":
+        products = 2.0 * MASKED * MASKS * len(job.plan.parts) * (blocks / 2 + head)
+    else:
+        products = 2.0 * ESTIMATE * ((3 + TOP) * blocks + 3 * head) + 2.0 * HELD_BACK * (roles + 1) * (
+            blocks + 2 * head
+        )
+    return products / (FORWARD * rate) + TOP * blocks / ROUNDING
 
 
 def _fitting(job: Prepared, rate: float) -> float:
