@@ -90,7 +90,7 @@ def _quality(folder: Path) -> dict[str, Any] | None:
     quality = report.get("quality")
     if not isinstance(quality, dict) or not isinstance(quality.get("compressed"), dict):
         return None
-    return quality["compressed"] | {"text": quality.get("text"), "tokens": quality.get("tokens")}
+    return dict(quality["compressed"]) | {"text": quality.get("text"), "tokens": quality.get("tokens")}
 
 
 def _milliseconds(folder: Path) -> float:

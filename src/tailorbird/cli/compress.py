@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tailorbird.cli.job import Job, perform, summary
-from tailorbird.cli.options import Json, Model, Recipe
+from tailorbird.cli.options import Data, Json, Length, Model, Recipe, Samples, Seed, Settings, Target
 from tailorbird.cli.session import Session, session
 from tailorbird.errors import UsageError
 
@@ -18,41 +18,32 @@ if TYPE_CHECKING:
     from tailorbird.runtime.decoder import Cached
 
 DEFAULT_METHOD = "gptq"
+Budgets = Annotated[
+    list[str] | None,
+    typer.Option("--budget", show_default="4.5bits", help="3bits, 120MB, 8ms/token@FILE; may be repeated: all hold."),
+]
+Allocate = Annotated[
+    str | None,
+    typer.Option("--allocate", metavar="NAME", show_default="uniform", help="Share out bits: uniform, measured, ohq."),
+]
 
 
 def command(
     ctx: typer.Context,
     model: Model,
     method: Annotated[str | None, typer.Option("--method", show_default="gptq", help="See `methods`.")] = None,
-    budget: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--budget", show_default="4.5bits", help="3bits, 120MB, 8ms/token@FILE; may be repeated: all hold."
-        ),
-    ] = None,
+    budget: Budgets = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where the artifact goes.")] = None,
-    data: Annotated[
-        str | None,
-        typer.Option("--data", metavar="FILE", show_default="packaged texts", help="Text: .jsonl, .txt, hub:NAME."),
-    ] = None,
-    samples: Annotated[int, typer.Option("--samples", help="Calibration windows.")] = 64,
-    length: Annotated[int, typer.Option("--length", help="Tokens of a window.")] = 512,
-    seed: Annotated[int, typer.Option("--seed", help="Of every random choice.")] = 0,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the method; may be repeated.")
-    ] = None,
+    data: Data = None,
+    samples: Samples = 64,
+    length: Length = 512,
+    seed: Seed = 0,
+    settings: Settings = None,
     plan: Annotated[
         Path | None, typer.Option("--plan", metavar="FILE", help="An edited plan, from --dry-run --json.")
     ] = None,
-    target: Annotated[
-        str | None, typer.Option("--target", metavar="NAME", help="Obey the rules of a runtime; see `export`.")
-    ] = None,
-    allocate: Annotated[
-        str | None,
-        typer.Option(
-            "--allocate", metavar="NAME", show_default="uniform", help="Share out bits: uniform, measured, ohq."
-        ),
-    ] = None,
+    target: Target = None,
+    allocate: Allocate = None,
     refine: Annotated[
         int, typer.Option("--refine", min=0, metavar="N", help="Share out anew after the result was measured, at most.")
     ] = 1,

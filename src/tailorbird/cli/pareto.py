@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tailorbird.cli.compress import options_of
-from tailorbird.cli.options import Json, Model, Recipe
+from tailorbird.cli.options import Data, Json, Length, Model, Recipe, Samples, Seed, Settings, Target
 from tailorbird.cli.session import say, session
 from tailorbird.errors import UsageError
+
+# Factors are probed at this size: in the middle of where plans differ.
+PROBED = "4bits"
 
 if TYPE_CHECKING:
     from tailorbird.pipeline.pareto import Candidate
@@ -24,14 +27,12 @@ def command(
     points: Annotated[int, typer.Option("--points", min=2, max=500, help="Sizes, smallest to largest.")] = 24,
     measure: Annotated[int, typer.Option("--measure", min=0, metavar="K", help="Measure K of them.")] = 0,
     plans: Annotated[Path | None, typer.Option("--plans", metavar="DIR", help="Write every plan there.")] = None,
-    data: Annotated[str | None, typer.Option("--data", metavar="FILE", help="Text: .jsonl, .txt, hub:NAME.")] = None,
-    samples: Annotated[int, typer.Option("--samples", help="Calibration windows.")] = 64,
-    length: Annotated[int, typer.Option("--length", help="Tokens of a window.")] = 512,
-    seed: Annotated[int, typer.Option("--seed", help="Of every random choice.")] = 0,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the method; may be repeated.")
-    ] = None,
-    target: Annotated[str | None, typer.Option("--target", metavar="NAME", help="Obey a runtime's rules.")] = None,
+    data: Data = None,
+    samples: Samples = 64,
+    length: Length = 512,
+    seed: Seed = 0,
+    settings: Settings = None,
+    target: Target = None,
     recipe: Recipe = None,
     json: Json = False,
 ) -> None:
@@ -49,7 +50,7 @@ def command(
     for path in (picture, table, *([plans] if plans else [])):
         if path.exists():
             raise UsageError(f"{path} is there already", hint="name another, or remove it")
-    job = prepare(model, method, [], options_of(settings or []), target=target, allocate="measured")
+    job = prepare(model, method, PROBED, options_of(settings or []), target=target, allocate="measured")
     windows = weighing(job, data, samples, length, seed)
     say("estimating what every part loses")
     with TemporaryDirectory(prefix="tailorbird-") as scratch:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -25,7 +25,7 @@ from tailorbird.pipeline.latency import measured_here, products
 from tailorbird.pipeline.prepare import Prepared, size, within
 from tailorbird.pipeline.progress import Progress, silent
 from tailorbird.runtime.costs import Milliseconds
-from tailorbird.score.losses import Losses, factors, formats, losses, sensitivities
+from tailorbird.score.losses import Losses, factors, formats, losses, measured, sensitivities
 from tailorbird.tasks.language import Reference
 
 T = TypeVar("T")
@@ -46,6 +46,7 @@ class Table:
         parts: by part, what its losses are multiplied by, as the finished model showed.
         milliseconds: of a part's products in a format, for one token; None where nobody asked.
         products: milliseconds that all products together may take.
+        worse: rounded to the solver's plan the model lost more than rounded to the uniform one, which then stays.
         ohq: the losses are OHQ's sensitivities: they are normalised, and time is weighed with them.
     """
 
@@ -55,6 +56,7 @@ class Table:
     parts: Mapping[str, float] = field(default_factory=dict)
     milliseconds: Milliseconds | None = None
     products: float = math.inf
+    worse: bool = False
     ohq: bool = False
 
     def loss(self, part: Part, spec: PlaneSpec) -> float:
@@ -89,6 +91,8 @@ def solved(job: Prepared, table: Table) -> Prepared:
     Raises:
         BudgetError: there is none.
     """
+    if table.worse and table.milliseconds is None:
+        return job
     losses, costs, times = table.by_option, table.bytes[None], table.times
     if times is not None:
         costs = np.concatenate([costs, times[None]])
@@ -131,7 +135,7 @@ def measured_table(
         by_bits = {name: {int(bits): loss for bits, loss in by.items()} for name, by in found.items()}
         table = Table(sites, by_bits, ohq=job.allocate == "ohq")
         if not table.ohq:
-            table = replace(table, roles=kept(folder / "roles.json", lambda: _roles(job, table, windows.held_back)))
+            table = _probed(job, table, windows.held_back, folder / "probes.json")
         if job.profile is None:
             return table
         return _timed(job, replace(table, milliseconds=Milliseconds(job.profile)), folder / "products.json")
@@ -153,10 +157,20 @@ def _timed(job: Prepared, table: Table, path: Path) -> Table:
     return replace(table, products=kept(path, find))
 
 
-def _roles(job: Prepared, table: Table, windows: Tensor) -> dict[str, float]:
-    specs = solved(job, table).plan.specs
-    estimated = {part.name: table.loss(part, specs[part.name]) for part in job.model.parts}
-    return factors(Reference.of(job.model, windows), job.method, job.model.parts, specs, estimated)
+def _probed(job: Prepared, table: Table, windows: Tensor, path: Path) -> Table:
+    """The table with factors by role, probed at the job's uniform plan: factors depend on how much is lost, and there
+    no part loses so much that nothing else matters. The solver's plan is then probed as a whole beside it."""
+
+    def probe() -> dict[str, Any]:
+        reference, specs = Reference.of(job.model, windows), job.plan.specs
+        estimated = {part.name: table.loss(part, specs[part.name]) for part in job.model.parts}
+        roles = factors(reference, job.method, job.model.parts, specs, estimated)
+        plans = (job, solved(job, replace(table, roles=roles)))
+        return {"roles": roles, "kl": [measured(reference, job.method, plan.plan.specs) for plan in plans]}
+
+    found = kept(path, probe)
+    uniform, best = found["kl"]
+    return replace(table, roles=found["roles"], worse=best > uniform)
 
 
 def kept(path: Path, make: Callable[[], T]) -> T:

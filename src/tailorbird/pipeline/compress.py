@@ -73,17 +73,14 @@ def compress(
         method: name of a registered method.
         budget: such as ``3bits`` or ``120MB`` or several; 4.5 bits without one and without a plan.
         data: calibration text (file or ``hub:`` name), None for the packaged text; input batches for a module.
-        samples: calibration windows.
-        length: tokens of a window.
+        samples, length: calibration windows, and tokens of one.
         seed: of every random choice.
         options: options of the method.
         plan: an edited plan to apply.
-        target: name of a runtime (see `tailorbird.artifact.targets`) whose rules the plan obeys, so that an export to
-            it changes no weight.
+        target: name of a runtime whose rules the plan obeys, so that an export to it changes no weight.
         allocate: how bits are shared out among the parts, see `tailorbird.pipeline.prepare.ALLOCATORS`.
         refine: how often at most they are shared out anew after the finished model showed what it really lost.
-        context: tokens whose keys and values a budget in bytes counts.
-        cache: how these are kept.
+        context, cache: tokens whose keys and values a budget in bytes counts, and how these are kept.
         resume: go on with an unfinished job of the same options; a finished one is given back as it is.
         progress: told about every finished piece.
 
@@ -107,9 +104,14 @@ def compress(
     if not partial.verified:
         with progress.stage("verify", clock):
             close(out)
+    return _closed(job, partial, clock)
+
+
+def _closed(job: Prepared, partial: Partial, clock: dict[str, float]) -> Result:
+    """What a verified artifact's job gave."""
     partial.close(job.pieces)
     facts = {name: fact for piece in job.pieces for name, fact in partial.facts_of(piece).items()}
-    artifact = Artifact.open(out, digests=False)
+    artifact = Artifact.open(partial.out, digests=False)
     job.check(artifact.nbytes, artifact.bits, "the artifact takes")
     return Result(artifact, facts, clock)
 

@@ -108,7 +108,7 @@ def _scoring(job: Prepared, inner: list[Part], rate: float) -> float:
     if job.allocate == "ohq":
         products = 2.0 * MASKED * MASKS * len(job.plan.parts) * (blocks / 2 + head)
     else:
-        products = 2.0 * ESTIMATE * ((3 + TOP) * blocks + 3 * head) + 2.0 * HELD_BACK * (roles + 1) * (
+        products = 2.0 * ESTIMATE * ((3 + TOP) * blocks + 3 * head) + 2.0 * HELD_BACK * (roles + 3) * (
             blocks + 2 * head
         )
     return products / (FORWARD * rate) + TOP * blocks / ROUNDING

@@ -48,7 +48,7 @@ def pareto(job: Prepared, table: Table, points: int) -> list[Candidate]:
     for step in range(points):
         limit = round(low * (high / low) ** (step / max(1, points - 1)))
         budget = replace(job.budget, bits=None, nbytes=limit + job.cached)
-        ready = solved(replace(job, budget=budget), table)
+        ready = solved(replace(job, budget=budget), replace(table, worse=False))
         found[ready.nbytes] = Candidate(ready.nbytes, ready.bits, table.total(ready.plan.specs), ready.plan)
     return [found[size] for size in sorted(found)]
 

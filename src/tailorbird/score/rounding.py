@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tailorbird.fit.groups import minmax
+from tailorbird.fit.search import RangeSearch
 from tailorbird.fit.sweep import sweep
 from tailorbird.formats import PlaneSpec
 from tailorbird.measure.statistics import Stats
 from tailorbird.method import Method
 
+# Below three bits the plain range is far from what any method that looks at its data ends with.
+_SEARCH = RangeSearch((0.5, 0.65, 0.8, 0.9), norm=2.0)
+
 
 def rounded(method: Method, weight: Tensor, spec: PlaneSpec) -> Tensor:
-    """The weight as the format would hold it, float32 (rows, cols).
+    """The weight as the format would hold it, float32 (rows, cols), each row for itself.
 
-    By the method itself where it needs no calibration data, else by rounding to nearest without feedback: what the
-    method saves on that differs little between parts, and is corrected where it does (see `pipeline.refine`).
+    By the method itself where it needs no calibration data, else by rounding to the best of some ranges without
+    feedback: what a method gains by its data is corrected part by part on the finished model (`pipeline.refine`).
     """
     if method.needs:
-        return sweep(weight, spec, minmax).pack().dequantize()
+        return sweep(weight, spec, _SEARCH).pack().dequantize()
     return method.fit(weight.clone(), Stats(), spec).pack().dequantize()
