@@ -107,6 +107,9 @@ def test_what_can_t_be_shared_out(model_of: Any, tiny: Any) -> None:
         prepare(model_of("llama"), "rtn", "4bits", allocate="best")
     with pytest.raises(UsageError, match="no language model"):
         prepare(tiny.make_mlp(), "rtn", "4bits", allocate="measured")
+    ready = prepare(model_of("llama"), "rtn", "4bits")
+    with pytest.raises(UsageError, match="as fast as it is"):
+        prepare(model_of("llama"), "rtn", "4ms@x.json", plan=ready.plan)
     with pytest.raises(UsageError, match="knows no milliseconds"):
         prepare(model_of("llama"), "rtn", "4ms@x.json", allocate="uniform")
 

@@ -117,7 +117,7 @@ def recipe_of(job: Job, result: Result) -> dict[str, Any]:
     return {
         "model": anywhere(job.model),
         "method": result.artifact.plan.method,
-        "budget": job.budget,
+        "budget": None if job.budget is None else [_anywhere_too(text) for text in job.budget],
         "data": None if job.data is None else anywhere(job.data),
         "samples": job.samples,
         "length": job.length,
@@ -129,6 +129,12 @@ def recipe_of(job: Job, result: Result) -> dict[str, Any]:
         "cache": job.cache,
         "set": dict(result.artifact.plan.options),
     }
+
+
+def _anywhere_too(budget: str) -> str:
+    """A budget whose profile, if it names one, is found from every folder."""
+    amount, sign, profile = budget.partition("@")
+    return amount + sign + (anywhere(profile.strip()) if sign else "")
 
 
 def anywhere(name: str) -> str:

@@ -25,6 +25,7 @@ from tailorbird.pipeline.prepare import Prepared
 from tailorbird.plan import Plan
 from tailorbird.score.losses import TOP
 from tailorbird.score.mask import MASKS
+from tailorbird.score.output import ROWS
 
 TRIAL_COLS = 512
 TRIAL_ROWS = (128, 1024)
@@ -190,7 +191,22 @@ def _memory(job: Prepared, inner: list[Part], tokens: int) -> int:
     block += max((_working(job, part) for part in inner), default=0)
     outer = [part for part in job.plan.parts if part.block is None]
     ends = max((4 * part.numel + _working(job, part) + grams.get(None, 0) for part in outer), default=0)
-    return int(states + kept + max(block, ends))
+    return int(states + kept + max(block, ends, _scoring_memory(job, inner)))
+
+
+def _scoring_memory(job: Prepared, inner: list[Part]) -> int:
+    """Hidden states between all blocks, a block with its parts' inputs and gradients, and a part's errors by format."""
+    if not job.undecided:
+        return 0
+    blocks: dict[int | None, tuple[int, int]] = {}
+    for part in inner:
+        weights, sides = blocks.get(part.block, (0, 0))
+        blocks[part.block] = weights + part.numel, sides + sum(part.shape)
+    width = max((part.shape[1] for part in job.plan.parts if part.role == "embedding"), default=0)
+    errors = max((part.numel for part in inner), default=0)
+    head = max((min(part.shape[0], ROWS) * part.shape[1] for part in job.plan.parts if part.block is None), default=0)
+    each = max((weights + ESTIMATE * sides for weights, sides in blocks.values()), default=0)
+    return 4 * (ESTIMATE * width * (len(blocks) + 1) + max(each + (TOP + 2) * errors, (TOP + 2) * head))
 
 
 def _working(job: Prepared, part: Part) -> int:

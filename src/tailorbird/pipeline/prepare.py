@@ -189,7 +189,9 @@ def _allocator(name: str | None, budget: Budget, model: Model, given: bool) -> s
         raise UsageError(f"there is no allocator {name!r}", hint=f"allocators: {', '.join(ALLOCATORS)}")
     if name != "uniform" and not language:
         raise UsageError(f"{model.source} is no language model, and {name!r} needs one", hint="--allocate uniform")
-    if budget.milliseconds is not None and name == "uniform" and not given:
+    if budget.milliseconds is not None and given:
+        raise UsageError("a given plan is as fast as it is", hint="leave the milliseconds out; see `tailorbird bench`")
+    if budget.milliseconds is not None and name == "uniform":
         raise UsageError("the uniform allocation knows no milliseconds", hint="--allocate measured, or ohq")
     return name
 

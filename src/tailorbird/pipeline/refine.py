@@ -60,7 +60,8 @@ def refined(
         The job with the best plan, and the digests of its weights.
     """
     ready = solved(job, table)
-    if not times or table.ohq:
+    # What rounds without looking at data loses what was estimated; OHQ's sensitivities are no losses.
+    if not times or table.ohq or not job.method.needs:
         return ready, run(ready, partial)
     tried: list[tuple[Prepared, Partial, dict[str, str]]] = []
     for number in range(times + 1):
