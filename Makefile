@@ -15,7 +15,8 @@ LINTED := src tests scripts $(wildcard benchmarks examples)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test test-all lint format bench bench-quality bench-speed bench-kernels bench-memory docs clean
+.PHONY: help setup demo test test-all lint format bench bench-quality bench-budgets bench-speed bench-kernels bench-memory
+.PHONY: docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -48,6 +49,9 @@ bench-quality: setup ## perplexity at equal real bytes, beside other libraries (
 	test -x $(PEERS) || bash benchmarks/peers/setup.sh
 	$(PEERS) benchmarks/peers/run.py --out benchmarks/results/peers.json
 	$(PY) benchmarks/quality.py
+
+bench-budgets: setup ## random budgets: kept, used, and against uniform bits
+	$(PY) benchmarks/budgets.py
 
 bench-speed: setup ## tokens a second at several bit-widths, beside llama.cpp where its environment is set up
 	$(PY) benchmarks/decode.py

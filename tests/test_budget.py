@@ -40,12 +40,25 @@ def test_any_text_is_a_budget_or_an_error(text: str) -> None:
     except UsageError as error:
         assert error.hint and repr(text) in error.message
     else:
-        assert (found.bits or found.nbytes) is not None
+        assert (found.bits or found.nbytes or found.milliseconds) is not None
+
+
+@pytest.mark.parametrize("text", ["8ms/token@this.json", " 8 ms@this.json", "8.0MS/Token @ this.json "])
+def test_milliseconds(text: str) -> None:
+    assert Budget.parse(text) == Budget(milliseconds=Fraction(8), profile="this.json")
+
+
+def test_several_kinds_at_once() -> None:
+    found = Budget.parse(["8ms@a.json", "7.5ms/token@a.json", "3bits", "1MB"])
+    assert found == Budget(Fraction(3), 10**6, Fraction(15, 2), "a.json")
+    with pytest.raises(UsageError, match=r"2 devices: a\.json, b\.json"):
+        Budget.parse(["8ms@a.json", "8ms@b.json"])
 
 
 @pytest.mark.parametrize(
     "text",
     [
+        "8ms", "8ms@", "8ms/token", "0ms@a", "ms@a", "8s@a", "8ms/word@a",
         "", "3", "bits", "MB", "0bits", "0MB", "0.000bits", "-3bits", "3ib", "3.bits", ".5bits", "1e3MB", "3 bits 4MB",
         "nan", "infMB", "3TB", "3kbit", "3\u212ab", "3k\u0130b", "٣bits", "9" * 400 + "bits", "9" * 5000 + "MB",
         "0." + "0" * 5000 + "1bits",

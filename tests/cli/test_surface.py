@@ -19,9 +19,25 @@ COMMON = {"--json", "--recipe"}
 SURFACE = {
     "compress": {
         *("model", "--method", "--budget", "--out", "--data", "--samples", "--length", "--seed", "--set", "--plan"),
-        "--target",
+        *("--target", "--allocate", "--refine", "--context", "--cache"),
         *("--resume", "--dry-run", "--evaluate", "--no-evaluate", "--eval-tokens"),
     },
+    "pareto": {
+        *(
+            "model",
+            "--out",
+            "--method",
+            "--points",
+            "--measure",
+            "--plans",
+            "--data",
+            "--samples",
+            "--length",
+            "--seed",
+        ),
+        *("--set", "--target"),
+    },
+    "compare": {"items", "--bench", "--parts"},
     "evaluate": {"model", "--reference", "--tokens", "--window", "--text", "--tasks"},
     "run": {
         *("model", "prompt", "--max-tokens", "--temperature", "--top-k", "--top-p", "--seed", "--stop", "--dense"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from torch import nn
 
@@ -61,9 +63,20 @@ def test_learning_takes_its_passes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_trial_runs_the_method_itself(method: str) -> None:
     job = prepare(module(), method, "4bits", {"iterations": 2} if method == "autoround" else None)
     found = estimate(job, 512)
-    assert set(found.seconds) == {"measure", "fit", "verify", "evaluate"}
+    assert set(found.seconds) == {"measure", "fit", "score", "verify", "evaluate"}
     assert all(seconds >= 0 for seconds in found.seconds.values()) and found.memory_bytes > 0
     assert found.to_json()["total_seconds"] == found.total_seconds
+
+
+@pytest.mark.usefixtures("steady")
+def test_sharing_out_takes_time_and_memory_of_its_own(model_of: Any) -> None:
+    plain, shared, masked = (
+        estimate(prepare(model_of("llama"), "rtn", "5bits", allocate=name), 512)
+        for name in ("uniform", "measured", "ohq")
+    )
+    assert plain.seconds["score"] == 0
+    assert shared.seconds["score"] > 0 and masked.seconds["score"] > 0
+    assert shared.memory_bytes >= plain.memory_bytes
 
 
 def test_smallest_is_one_bit_everywhere() -> None:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,21 @@ class Partial:
     def verified(self) -> bool:
         """The artifact has its name and was verified."""
         return self.named and Manifest.read(self.folder).verified
+
+    def attempt(self, name: str) -> Partial:
+        """Room of its own for the pieces of one attempt at the job; `adopt` takes the best one over."""
+        other = copy(self)
+        other.folder = self.facts / name
+        other.facts = other.folder / "work"
+        make_folder(other.facts)
+        return other
+
+    def adopt(self, other: Partial, pieces: list[Segment]) -> None:
+        """Take over the pieces of an attempt; does the rest of it after a kill."""
+        for piece in pieces:
+            if other.done(piece):
+                other._facts_file(piece).replace(self._facts_file(piece))
+                (other.folder / piece.file).replace(self.folder / piece.file)
 
     def done(self, piece: Segment) -> bool:
         """The piece was finished."""

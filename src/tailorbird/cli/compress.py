@@ -8,42 +8,49 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tailorbird.cli.job import Job, perform, summary
-from tailorbird.cli.options import Json, Model, Recipe
+from tailorbird.cli.options import Data, Json, Length, Model, Recipe, Samples, Seed, Settings, Target
 from tailorbird.cli.session import Session, session
 from tailorbird.errors import UsageError
 
 if TYPE_CHECKING:
     from tailorbird.pipeline import Prepared
     from tailorbird.plan import Plan
+    from tailorbird.runtime.decoder import Cached
 
 DEFAULT_METHOD = "gptq"
+Budgets = Annotated[
+    list[str] | None,
+    typer.Option("--budget", show_default="4.5bits", help="3bits, 120MB, 8ms/token@FILE; may be repeated: all hold."),
+]
+Allocate = Annotated[
+    str | None,
+    typer.Option("--allocate", metavar="NAME", show_default="uniform", help="Share out bits: uniform, measured, ohq."),
+]
 
 
 def command(
-    context: typer.Context,
+    ctx: typer.Context,
     model: Model,
     method: Annotated[str | None, typer.Option("--method", show_default="gptq", help="See `methods`.")] = None,
-    budget: Annotated[
-        list[str] | None,
-        typer.Option("--budget", show_default="4.5bits", help="3bits, 120MB ...; may be repeated, then all hold."),
-    ] = None,
+    budget: Budgets = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where the artifact goes.")] = None,
-    data: Annotated[
-        str | None,
-        typer.Option("--data", metavar="FILE", show_default="packaged texts", help="Text: .jsonl, .txt, hub:NAME."),
-    ] = None,
-    samples: Annotated[int, typer.Option("--samples", help="Calibration windows.")] = 64,
-    length: Annotated[int, typer.Option("--length", help="Tokens of a window.")] = 512,
-    seed: Annotated[int, typer.Option("--seed", help="Of every random choice.")] = 0,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the method; may be repeated.")
-    ] = None,
+    data: Data = None,
+    samples: Samples = 64,
+    length: Length = 512,
+    seed: Seed = 0,
+    settings: Settings = None,
     plan: Annotated[
         Path | None, typer.Option("--plan", metavar="FILE", help="An edited plan, from --dry-run --json.")
     ] = None,
-    target: Annotated[
-        str | None, typer.Option("--target", metavar="NAME", help="Obey the rules of a runtime; see `export`.")
-    ] = None,
+    target: Target = None,
+    allocate: Allocate = None,
+    refine: Annotated[
+        int, typer.Option("--refine", min=0, metavar="N", help="Share out anew after the result was measured, at most.")
+    ] = 1,
+    context: Annotated[
+        int, typer.Option("--context", min=0, metavar="N", help="Count keys and values of N tokens into the bytes.")
+    ] = 0,
+    cache: Annotated[str, typer.Option("--cache", help="How these are kept: bf16 or int8.")] = "bf16",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished job.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan, its bytes, time and memory; touch no weight.")
@@ -58,11 +65,12 @@ def command(
     json: Json = False,
 ) -> None:
     """Compress a model to a budget into a verified artifact, with a report of what it cost."""
-    this = session(context)
-    given = None if plan is None else _plan(plan, method)
+    this = session(ctx)
+    given = None if plan is None else plan_of(plan, method)
     job = Job(model, out or Path(), method or DEFAULT_METHOD, budget or None, data, samples, length, seed)
     job.options, job.plan, job.resume = options_of(settings or []), given, resume
     job.target, job.evaluate, job.eval_tokens = target, evaluate, eval_tokens
+    job.allocate, job.refine, job.context, job.cache = allocate, refine, context, _cached(cache)
     if dry_run:
         _show_plan(job, this)
         return
@@ -90,7 +98,13 @@ def options_of(settings: list[str]) -> dict[str, str]:
     return found
 
 
-def _plan(path: Path, method: str | None) -> Plan:
+def _cached(name: str) -> Cached:
+    if name not in ("bf16", "int8"):
+        raise UsageError(f"--cache {name!r} is neither bf16 nor int8", hint="see `tailorbird compress --help`")
+    return "int8" if name == "int8" else "bf16"
+
+
+def plan_of(path: Path, method: str | None) -> Plan:
     """A plan from a file: the plan itself, or all that ``--dry-run --json`` printed."""
     from tailorbird.files import read_json
     from tailorbird.plan import Plan
@@ -106,7 +120,11 @@ def _show_plan(job: Job, this: Session) -> None:
     from tailorbird.cli.tables import plan_table
     from tailorbird.pipeline import prepare
 
-    prepared = prepare(job.model, job.method, job.budget, job.options, job.plan, job.target)
+    prepared = prepare(
+        job.model, job.method, job.budget, job.options, job.plan, job.target, job.allocate, job.context, job.cache
+    )
+    if prepared.undecided:
+        prepared = _decided(prepared, job)
     found = described(prepared, job)
     if this.json:
         this.emit(found)
@@ -123,6 +141,18 @@ def _show_plan(job: Job, this: Session) -> None:
         f"the smallest with these options: {found['smallest_bytes']:,} bytes, {found['smallest_bits']:.4f} bits\n"
         f"about {need['total_seconds']:.0f} s ({stages}) and {need['memory_bytes'] / 1e6:,.0f} MB of memory"
     )
+
+
+def _decided(prepared: Prepared, job: Job) -> Prepared:
+    """The plan that `compress` would begin with; the weights are read for it."""
+    from tempfile import TemporaryDirectory
+
+    from tailorbird.pipeline.allocation import measured_table, solved
+    from tailorbird.pipeline.calibration import weighing
+
+    with TemporaryDirectory(prefix="tailorbird-") as scratch:
+        windows = weighing(prepared, job.data, job.samples, job.length, job.seed)
+        return solved(prepared, measured_table(prepared, windows, Path(scratch), job.seed))
 
 
 def described(prepared: Prepared, job: Job) -> dict[str, Any]:

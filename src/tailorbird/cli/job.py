@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tailorbird.checkpoint import Checkpoint
     from tailorbird.pipeline.compress import Result
     from tailorbird.plan import Plan
+    from tailorbird.runtime.decoder import Cached
 
 
 @dataclass
@@ -32,6 +33,10 @@ class Job:
     options: dict[str, str] = field(default_factory=dict)
     plan: Plan | None = None
     target: str | None = None
+    allocate: str | None = None
+    refine: int = 1
+    context: int = 0
+    cache: Cached = "bf16"
     resume: bool = False
     evaluate: bool = True
     eval_tokens: int = 4092
@@ -59,6 +64,10 @@ def perform(job: Job, this: Session) -> dict[str, Any]:
             options=job.options,
             plan=job.plan,
             target=job.target,
+            allocate=job.allocate,
+            refine=job.refine,
+            context=job.context,
+            cache=job.cache,
             resume=job.resume,
             progress=bar,
         )
@@ -108,14 +117,24 @@ def recipe_of(job: Job, result: Result) -> dict[str, Any]:
     return {
         "model": anywhere(job.model),
         "method": result.artifact.plan.method,
-        "budget": job.budget,
+        "budget": None if job.budget is None else [_anywhere_too(text) for text in job.budget],
         "data": None if job.data is None else anywhere(job.data),
         "samples": job.samples,
         "length": job.length,
         "seed": job.seed,
         "target": job.target,
+        "allocate": job.allocate,
+        "refine": job.refine,
+        "context": job.context,
+        "cache": job.cache,
         "set": dict(result.artifact.plan.options),
     }
+
+
+def _anywhere_too(budget: str) -> str:
+    """A budget whose profile, if it names one, is found from every folder."""
+    amount, sign, profile = budget.partition("@")
+    return amount + sign + (anywhere(profile.strip()) if sign else "")
 
 
 def anywhere(name: str) -> str:

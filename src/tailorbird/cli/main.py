@@ -13,6 +13,7 @@ import typer
 from tailorbird import __version__
 from tailorbird.cli import (
     bench,
+    compare,
     compress,
     data,
     demo,
@@ -20,6 +21,7 @@ from tailorbird.cli import (
     export,
     inspect,
     methods,
+    pareto,
     profile,
     recommend,
     run,
@@ -64,6 +66,8 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
 
 for _module in (
     compress,
+    pareto,
+    compare,
     evaluate,
     run,
     serve,

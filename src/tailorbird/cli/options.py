@@ -36,4 +36,17 @@ Model = Annotated[
 Loadable = Annotated[
     str, typer.Argument(metavar="MODEL", help="The folder of an artifact, or a model as `compress` takes it.")
 ]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", metavar="FILE", show_default="packaged texts", help="Text: .jsonl, .txt, hub:NAME."),
+]
+Samples = Annotated[int, typer.Option("--samples", help="Calibration windows.")]
+Length = Annotated[int, typer.Option("--length", help="Tokens of a window.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of every random choice.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the method; may be repeated.")
+]
+Target = Annotated[
+    str | None, typer.Option("--target", metavar="NAME", help="Obey the rules of a runtime; see `export`.")
+]
 Folder = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="The folder of an artifact.")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -96,6 +96,41 @@ def outcome_table(report: Mapping[str, Any]) -> Table:
         )
         made.add_row("KL from the original, nats", "", _figure(after.get("kl")))
         made.add_row("same top token", "", _figure(after.get("top1_agreement")))
+    return made
+
+
+def curve_table(points: Iterable[Mapping[str, Any]]) -> Table:
+    """Sizes with what they are expected to lose, and what some of them were measured to."""
+    made = _table("bytes", "bits a weight", "predicted KL, nats", "measured", left=0)
+    for point in points:
+        made.add_row(f"{point['bytes']:,}", *(_figure(point[name]) for name in ("bits", "predicted", "measured")))
+    return made
+
+
+def comparison_table(items: Sequence[Mapping[str, Any]]) -> Table:
+    """Plans and artifacts side by side."""
+    made = _table("", *(item["name"] for item in items))
+    made.add_row("method", *(item["method"] for item in items))
+    made.add_row("bytes", *(f"{item['bytes']:,}" for item in items))
+    made.add_row("honest bits a weight", *(_figure(item["bits"]) for item in items))
+    for role in dict.fromkeys(role for item in items for role in item["roles"]):
+        made.add_row(f"bits of {role}", *(_figure(item["roles"].get(role)) for item in items))
+    for name, key in (("perplexity", "perplexity"), ("KL from the original, nats", "kl")):
+        values = [(item["quality"] or {}).get(key) for item in items]
+        if any(value is not None for value in values):
+            made.add_row(name, *map(_figure, values))
+    if any(item["milliseconds"] is not None for item in items):
+        made.add_row("milliseconds a token", *(_figure(item["milliseconds"]) for item in items))
+    return made
+
+
+def difference_table(items: Sequence[Mapping[str, Any]]) -> Table:
+    """Code bits of every part whose bits are not the same everywhere."""
+    made = _table("part", *(item["name"] for item in items))
+    for part in dict.fromkeys(part for item in items for part in item["parts"]):
+        bits = [item["parts"].get(part) for item in items]
+        if len(set(bits)) > 1:
+            made.add_row(part, *(_figure(value) for value in bits))
     return made
 
 

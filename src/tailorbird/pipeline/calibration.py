@@ -16,6 +16,9 @@ from tailorbird.pipeline.prepare import Prepared
 from tailorbird.tasks.text import Tokenizer, calibration_windows, documents
 
 BATCH = 4
+# Tokens that losses are estimated on, and that they are checked on.
+ESTIMATE = 2048
+HELD_BACK = 1024
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,32 @@ class Calibration:
 
     batches: Sequence[Tensor]
     digest: str
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of calibration text, int64 (count, length) each.
+
+    Attributes:
+        estimate: what losses are estimated on.
+        held_back: what they are checked on; the method is not fitted to it, where the text is long enough.
+    """
+
+    estimate: Tensor
+    held_back: Tensor
+
+
+def weighing(job: Prepared, data: str | Path | None, samples: int, length: int, seed: int) -> Windows:
+    """What a plan is weighed on: the first of the job's calibration windows, and some that come after them.
+
+    Args:
+        job: of a language model.
+        data, samples, length, seed: as for `calibration`.
+    """
+    assert job.checkpoint is not None
+    first, more = max(1, ESTIMATE // length), max(1, HELD_BACK // length)
+    ids = calibration_windows(Tokenizer.of(job.checkpoint), documents(data), length, max(samples, first) + more, seed)
+    return Windows(ids[:first], ids[-more:])
 
 
 def calibration(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,19 @@ from tailorbird.artifact.manifest import Manifest
 from tailorbird.artifact.partial import Partial
 from tailorbird.artifact.verify import close
 from tailorbird.errors import TailorbirdError
-from tailorbird.files import write_atomic, write_json
+from tailorbird.files import sha256, write_atomic, write_json
 from tailorbird.measure.stream import Stream
-from tailorbird.pipeline.calibration import Calibration, calibration, original_rows
+from tailorbird.pipeline.allocation import measured_table
+from tailorbird.pipeline.calibration import Calibration, Windows, calibration, original_rows, weighing
 from tailorbird.pipeline.memory import give_back, keep_little
 from tailorbird.pipeline.pieces import fit_piece
-from tailorbird.pipeline.prepare import Prepared, check_budget, prepare
+from tailorbird.pipeline.prepare import Prepared, prepare
 from tailorbird.pipeline.progress import Progress, silent
+from tailorbird.pipeline.refine import refined
 from tailorbird.pipeline.turn import learned
 from tailorbird.plan import Plan
+from tailorbird.runtime.decoder import Cached
+from tailorbird.tasks.windows import digest
 
 
 @dataclass
@@ -55,6 +59,10 @@ def compress(
     options: Mapping[str, Any] | None = None,
     plan: Plan | None = None,
     target: str | None = None,
+    allocate: str | None = None,
+    refine: int = 1,
+    context: int = 0,
+    cache: Cached = "bf16",
     resume: bool = False,
     progress: Progress = silent,
 ) -> Result:
@@ -66,13 +74,14 @@ def compress(
         method: name of a registered method.
         budget: such as ``3bits`` or ``120MB`` or several; 4.5 bits without one and without a plan.
         data: calibration text (file or ``hub:`` name), None for the packaged text; input batches for a module.
-        samples: calibration windows.
-        length: tokens of a window.
+        samples, length: calibration windows, and tokens of one.
         seed: of every random choice.
         options: options of the method.
         plan: an edited plan to apply.
-        target: name of a runtime (see `tailorbird.artifact.targets`) whose rules the plan obeys, so that an export to
-            it changes no weight.
+        target: name of a runtime whose rules the plan obeys, so that an export to it changes no weight.
+        allocate: how bits are shared out among the parts, see `tailorbird.pipeline.prepare.ALLOCATORS`.
+        refine: how often at most they are shared out anew after the finished model showed what it really lost.
+        context, cache: tokens whose keys and values a budget in bytes counts, and how these are kept.
         resume: go on with an unfinished job of the same options; a finished one is given back as it is.
         progress: told about every finished piece.
 
@@ -85,27 +94,33 @@ def compress(
     """
     out = Path(out)
     keep_little()
-    job = prepare(model, method, budget, options, plan, target)
+    job = prepare(model, method, budget, options, plan, target, allocate, context, cache)
     data_in = calibration(job, data, samples, length, seed)
-    partial = Partial(out, _identity(job, data_in, seed), resume)
+    windows = weighing(job, data, samples, length, seed) if job.undecided else None  # type: ignore[arg-type]
+    partial = Partial(out, _identity(job, data_in, seed, windows, refine), resume)
     clock: dict[str, float] = {}
     if not partial.named:
-        weights = _fitted(job, data_in, partial, seed, progress, clock)
+        job, weights = _fitted(job, data_in, windows, partial, refine, seed, progress, clock)
         _finish(job, partial, weights)
     if not partial.verified:
         with progress.stage("verify", clock):
             close(out)
+    return _closed(job, partial, clock)
+
+
+def _closed(job: Prepared, partial: Partial, clock: dict[str, float]) -> Result:
+    """What a verified artifact's job gave."""
     partial.close(job.pieces)
     facts = {name: fact for piece in job.pieces for name, fact in partial.facts_of(piece).items()}
-    artifact = Artifact.open(out, digests=False)
-    check_budget(job.budget, artifact.nbytes, artifact.bits, "the artifact takes")
+    artifact = Artifact.open(partial.out, digests=False)
+    job.check(artifact.nbytes, artifact.bits, "the artifact takes")
     return Result(artifact, facts, clock)
 
 
-def _identity(job: Prepared, data: Calibration, seed: int) -> dict[str, Any]:
+def _identity(job: Prepared, data: Calibration, seed: int, windows: Windows | None, refine: int) -> dict[str, Any]:
     """Everything that decides the artifact's bytes."""
     source = job.checkpoint.digest() if job.checkpoint else job.model.fingerprint()
-    return {
+    plain = {
         "version": tailorbird.__version__,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -115,13 +130,36 @@ def _identity(job: Prepared, data: Calibration, seed: int) -> dict[str, Any]:
         "seed": seed,
         "target": job.target,
     }
+    if windows is None:
+        return plain
+    # The plan is still to be made, from these.
+    budget = [str(getattr(job.budget, field.name)) for field in fields(job.budget)]
+    if job.budget.profile is not None:
+        budget.append(sha256(Path(job.budget.profile)))
+    weighed = [digest(windows.estimate), digest(windows.held_back)]
+    return plain | {"allocate": job.allocate, "budget": [*budget, job.cached], "windows": weighed, "refine": refine}
 
 
 def _fitted(
-    job: Prepared, data: Calibration, partial: Partial, seed: int, progress: Progress, clock: dict[str, float]
-) -> dict[str, str]:
+    job: Prepared,
+    data: Calibration,
+    windows: Windows | None,
+    partial: Partial,
+    refine: int,
+    seed: int,
+    progress: Progress,
+    clock: dict[str, float],
+) -> tuple[Prepared, dict[str, str]]:
+    """The job with its final plan, and the digests of the fitted weights."""
+
+    def run(job: Prepared, into: Partial) -> dict[str, str]:
+        return _run(job, data, into, seed, progress, clock)
+
     try:
-        return _run(job, data, partial, seed, progress, clock)
+        if windows is None:
+            return job, run(job, partial)
+        table = measured_table(job, windows, partial.facts / "score", seed, progress, clock)
+        return refined(job, table, windows, partial, run, refine, seed, progress, clock)
     except TailorbirdError:
         partial.abandon()
         raise

@@ -20,9 +20,14 @@ from tailorbird.measure.block import Block
 from tailorbird.measure.states import SPILL_BYTES
 from tailorbird.measure.statistics import SAMPLE, Stats
 from tailorbird.method import Method
+from tailorbird.pipeline.allocation import MASKED
+from tailorbird.pipeline.calibration import ESTIMATE, HELD_BACK
 from tailorbird.pipeline.prepare import Prepared
 from tailorbird.pipeline.turn import ROWS, TOKENS
 from tailorbird.plan import Plan
+from tailorbird.score.losses import TOP
+from tailorbird.score.mask import MASKS
+from tailorbird.score.output import ROWS as OUTPUT_ROWS
 from tailorbird.transform.learn import BATCH, STEPS
 
 TRIAL_COLS = 512
@@ -35,6 +40,8 @@ OUTPUTS = 2**26
 STREAMING = 400e6
 # Seconds in which a fresh process imports what verifying needs.
 FRESH = 5.0
+# Weights a second that are rounded to nearest.
+ROUNDING = 50e6
 # A forward pass does less than one large product does in the same time.
 FORWARD = 0.6
 # Learning does more of them on the same few weights.
@@ -48,7 +55,8 @@ class Estimate:
     """What a job will need.
 
     Attributes:
-        seconds: by stage: rotate (where a rotation is learned), measure, fit, verify (with packing), evaluate.
+        seconds: by stage: rotate (where a rotation is learned), measure, fit, score (of parts and formats), verify
+            (with packing), evaluate.
         total_seconds: their sum.
         memory_bytes: peak, above what the interpreter with its libraries takes.
     """
@@ -84,6 +92,7 @@ def estimate(job: Prepared, tokens: int, evaluated: int = 0, batches: int = 1) -
     seconds = {
         "measure": _measuring(job, inner, tokens, rate) if job.method.needs else 0.0,
         "fit": _fitting(job, rate) + _tuning(job, inner, tokens, batches, rate),
+        "score": _scoring(job, inner, rate),
         "verify": FRESH + 4 * weights / STREAMING,
         "evaluate": 2 * (2 * evaluated * weights / (FORWARD * rate) + 4 * weights / STREAMING) if evaluated else 0.0,
     }
@@ -107,6 +116,23 @@ def _measuring(job: Prepared, inner: list[Part], tokens: int, rate: float) -> fl
     if "gram" in job.method.needs:
         products += 2.0 * tokens * sum(cols**2 for _, cols in _inputs(job.plan.parts))
     return products / rate
+
+
+def _scoring(job: Prepared, inner: list[Part], rate: float) -> float:
+    """Forward, back and the errors of every format over the blocks; the head three times, and in every probe; a part
+    rounded in every format."""
+    if not job.undecided:
+        return 0.0
+    blocks = sum(part.numel * part.uses for part in inner)
+    head = max((part.numel for part in job.plan.parts if part.role in ("embedding", "head")), default=0)
+    roles = len({part.role for part in job.plan.parts})
+    if job.allocate == "ohq":
+        products = 2.0 * MASKED * MASKS * len(job.plan.parts) * (blocks / 2 + head)
+    else:
+        products = 2.0 * ESTIMATE * ((3 + TOP) * blocks + 3 * head) + 2.0 * HELD_BACK * (roles + 3) * (
+            blocks + 2 * head
+        )
+    return products / (FORWARD * rate) + TOP * blocks / ROUNDING
 
 
 def _fitting(job: Prepared, rate: float) -> float:
@@ -216,7 +242,24 @@ def _memory(job: Prepared, inner: list[Part], tokens: int, batches: int) -> int:
         block += 8 * tokens // batches * sum(sum(part.shape) for part in inner) // max(1, len(blocks))
     outer = [part for part in job.plan.parts if part.block is None]
     ends = max((4 * part.numel + _working(job, part) + grams.get(None, 0) for part in outer), default=0)
-    return int(states + kept + max(block, ends))
+    return int(states + kept + max(block, ends, _scoring_memory(job, inner)))
+
+
+def _scoring_memory(job: Prepared, inner: list[Part]) -> int:
+    """Hidden states between all blocks, a block with its parts' inputs and gradients, and a part's errors by format."""
+    if not job.undecided:
+        return 0
+    blocks: dict[int | None, tuple[int, int]] = {}
+    for part in inner:
+        weights, sides = blocks.get(part.block, (0, 0))
+        blocks[part.block] = weights + part.numel, sides + sum(part.shape)
+    width = max((part.shape[1] for part in job.plan.parts if part.role == "embedding"), default=0)
+    errors = max((part.numel for part in inner), default=0)
+    head = max(
+        (min(part.shape[0], OUTPUT_ROWS) * part.shape[1] for part in job.plan.parts if part.block is None), default=0
+    )
+    each = max((weights + ESTIMATE * sides for weights, sides in blocks.values()), default=0)
+    return 4 * (ESTIMATE * width * (len(blocks) + 1) + max(each + (TOP + 2) * errors, (TOP + 2) * head))
 
 
 def _working(job: Prepared, part: Part) -> int:

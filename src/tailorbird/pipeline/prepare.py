@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import lzma
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,12 +26,17 @@ from tailorbird.files import json_bytes, read_json
 from tailorbird.formats import PlaneSpec, Spec
 from tailorbird.methods import Method, find
 from tailorbird.plan import Plan
+from tailorbird.runtime.costs import cache_bytes
+from tailorbird.runtime.decoder import Cached
+from tailorbird.runtime.profile import Profile
 from tailorbird.tasks.tokenizer import MAX_BYTES as TOKENIZER_BYTES
 from tailorbird.transform.rotate import rotated
 
 DEFAULT_BUDGET = "4.5bits"
 # What classes of rows are worth, measured on the demo model: see docs/methods.md.
 LEAD = 2
+ALLOCATORS = ("uniform", "measured", "ohq")
+DEFAULT_ALLOCATOR = "uniform"
 SMALL_FILES = (
     "generation_config.json",
     "tokenizer_config.json",
@@ -60,6 +65,9 @@ class Prepared:
         given: the plan was given, not allocated.
         target: name of the runtime the plan is made for; empty for our own.
         rules: what its formats obey therefore.
+        cached: bytes of keys and values that a budget in bytes counts too.
+        allocate: how bits are shared out: ``uniform``, ``measured`` or ``ohq``.
+        profile: measured costs of the device that a budget in milliseconds names.
     """
 
     model: Model
@@ -73,6 +81,14 @@ class Prepared:
     given: bool = False
     target: str = ""
     rules: Rules = FREE
+    cached: int = 0
+    allocate: str = "uniform"
+    profile: Profile | None = None
+
+    @property
+    def undecided(self) -> bool:
+        """The plan is only the uniform one: bits are still to be shared out by what they are worth."""
+        return self.allocate != "uniform" and not self.given
 
     def spec(self, part: Part, bits: int) -> Spec:
         """The format of a part at a number of bits, under the rules."""
@@ -103,6 +119,14 @@ class Prepared:
         """Stored bits a weight, at most: safetensors files and the plan."""
         return 8 * (self.weight_bytes + plan_bytes(self.plan)) / self.plan.numel
 
+    def planned(self, specs: Mapping[str, Spec]) -> Prepared:
+        """The same job with these formats."""
+        return replace(self, plan=Plan(self.method.name, self.method.options(), self.model.parts, specs))
+
+    def check(self, nbytes: int, bits: float, what: str) -> None:
+        """Raise BudgetError where files of so many bytes, or so many bits a weight, exceed the budget."""
+        check_budget(self.budget, nbytes + self.cached, bits, what)
+
 
 def prepare(
     source: str | Path | nn.Module,
@@ -111,6 +135,9 @@ def prepare(
     options: Mapping[str, Any] | None = None,
     plan: Plan | None = None,
     target: str | None = None,
+    allocate: str | None = None,
+    context: int = 0,
+    cache: Cached = "bf16",
 ) -> Prepared:
     """Lay out a model and decide the format of every part.
 
@@ -121,6 +148,10 @@ def prepare(
         options: options of the method.
         plan: an edited plan to apply instead of allocating; a budget beside it must hold.
         target: name of a runtime that is to read the artifact's export without any change.
+        allocate: one of `ALLOCATORS`; None for the default. The plan is uniform all the same: the others need
+            calibration data, and are asked by `tailorbird.pipeline.allocation.decided`.
+        context: tokens whose keys and values a budget in bytes counts.
+        cache: how these are kept.
 
     Raises:
         ModelError: the model can't be read.
@@ -134,19 +165,44 @@ def prepare(
     chosen = find(method).from_options(options or {})
     model = turned(model, chosen)
     asked = Budget.parse(budget if budget is not None else ([] if plan else DEFAULT_BUDGET))
+    allocate = _allocator(allocate, asked, model, plan is not None)
     pieces = segments(model)
     kept = kept_of(model, pieces)
     files = _files(checkpoint, model)
     rules = targets.find(target).rules(model.parts) if target else FREE
     begun = Plan(method, chosen.options(), model.parts, _given(plan, model, chosen) if plan else {})
+    held = cache_bytes(model.config, context, cache) if context else 0
     draft = Prepared(
-        model, checkpoint, chosen, asked, begun, pieces, kept, files, plan is not None, target or "", rules
-    )
+        model, checkpoint, chosen, asked, begun, pieces, kept, files, plan is not None, target or "", rules, held,
+        allocate, Profile.read(Path(asked.profile)) if asked.profile else None,
+    )  # fmt: skip
     if plan is not None:
         _check_rules(draft)
-    ready = draft if plan is not None else replace(draft, plan=_allocate(draft))
-    check_budget(asked, ready.nbytes, ready.bits, "the plan takes")
+    ready = draft
+    if plan is None:
+        ready = within(draft, lambda room: uniform(model.parts, draft.spec, size, room, rules, draft.lead))
+    ready.check(ready.nbytes, ready.bits, "the plan takes")
     return ready
+
+
+def size(part: Part, spec: Spec) -> int:
+    """Bytes of a part in a format."""
+    return spec.plan(part.shape[0]).nbytes
+
+
+def _allocator(name: str | None, budget: Budget, model: Model, given: bool) -> str:
+    """The allocator asked for, or the default."""
+    language = bool(model.anatomy.head)
+    name = name or (DEFAULT_ALLOCATOR if language else "uniform")
+    if name not in ALLOCATORS:
+        raise UsageError(f"there is no allocator {name!r}", hint=f"allocators: {', '.join(ALLOCATORS)}")
+    if name != "uniform" and not language:
+        raise UsageError(f"{model.source} is no language model, and {name!r} needs one", hint="--allocate uniform")
+    if budget.milliseconds is not None and given:
+        raise UsageError("a given plan is as fast as it is", hint="leave the milliseconds out; see `tailorbird bench`")
+    if budget.milliseconds is not None and name == "uniform":
+        raise UsageError("the uniform allocation knows no milliseconds", hint="--allocate measured, or ohq")
+    return name
 
 
 def check_budget(budget: Budget, nbytes: int, bits: float, what: str) -> None:
@@ -183,36 +239,43 @@ def other_bytes(plan: Plan, pieces: list[Segment], files: Mapping[str, bytes]) -
     return sum(len(data) for data in files.values()) + plan_bytes(plan) + manifest
 
 
-def _allocate(job: Prepared) -> Plan:
-    """Uniform bits; the limit shrinks by what headers and the plan turn out to take."""
+def within(job: Prepared, choose: Callable[[int], Mapping[str, Spec]]) -> Prepared:
+    """A job planned to its budget in bits and bytes.
+
+    Args:
+        job: whose budget, method and rules hold.
+        choose: formats by part name whose packed weights take at most so many bytes together.
+
+    Raises:
+        BudgetError: even one bit everywhere is too large; says what the smallest possible is.
+    """
     budget, parts = job.budget, job.model.parts
-
-    def cost(part: Part, spec: Spec) -> int:
-        return spec.plan(part.shape[0]).nbytes
-
-    def draft(specs: Mapping[str, Spec], by: Method = job.method) -> Prepared:
-        return replace(job, method=by, plan=Plan(by.name, by.options(), parts, specs))
-
-    ones = draft({part.name: job.spec(part, 1) for part in parts})
+    ones = job.planned({part.name: job.spec(part, 1) for part in parts})
     headers = ones.weight_bytes - ones.plan.code_bytes
-    limit = budget.weight_bytes(job.model.numel, ones.other_bytes)
+    limit = budget.weight_bytes(job.model.numel, ones.other_bytes + job.cached)
     if budget.bits is not None:
         limit = min(limit, int(budget.bits * job.model.numel / 8) - plan_bytes(ones.plan))
     if ones.weight_bytes > limit:
-        coarse = replace(job, method=replace(job.method, group_size=ONE_GROUP))
-        least = draft({part.name: coarse.spec(part, 1) for part in parts}, coarse.method)
-        rows = f"{least.nbytes} bytes ({_up(least.bits)} bits a weight) with one group a row (group_size={ONE_GROUP})"
-        raise BudgetError(
-            f"the smallest possible with these options is {ones.nbytes} bytes ({_up(ones.bits)} bits a weight)",
-            hint=f"raise the budget; {rows}" if least.nbytes < ones.nbytes else "raise the budget",
-        )
+        raise _too_small(job, ones)
     # Numbers in the headers grow with the parts they describe, by a few digits for every file.
     for slack in (0, 64 * len(job.pieces)):
         room = max(ones.plan.code_bytes, limit - headers - slack)
-        found = draft(uniform(parts, job.spec, cost, room, job.rules, job.lead))
+        found = job.planned(choose(room))
         if found.weight_bytes <= limit:
-            return found.plan
-    return ones.plan
+            return found
+    return ones
+
+
+def _too_small(job: Prepared, ones: Prepared) -> BudgetError:
+    """What to say where even one bit everywhere is too large."""
+    coarse = replace(job, method=replace(job.method, group_size=ONE_GROUP))
+    least = coarse.planned({part.name: coarse.spec(part, 1) for part in job.model.parts})
+    rows = f"{least.nbytes} bytes ({_up(least.bits)} bits a weight) with one group a row (group_size={ONE_GROUP})"
+    beside = f", and {job.cached} of keys and values" if job.cached else ""
+    return BudgetError(
+        f"the smallest possible with these options is {ones.nbytes} bytes ({_up(ones.bits)} bits a weight){beside}",
+        hint=f"raise the budget; {rows}" if least.nbytes < ones.nbytes else "raise the budget",
+    )
 
 
 def _check_rules(job: Prepared) -> None:

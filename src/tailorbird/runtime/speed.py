@@ -102,6 +102,11 @@ def bench(model: LanguageModel, decode_tokens: int = 128, prefill_tokens: int = 
     )
 
 
+def milliseconds(model: LanguageModel, tokens: int = 64, runs: int = 5) -> float:
+    """Milliseconds of one decoded token; the median of runs, one more of which warms up."""
+    return 1e3 / tokens * median([_decode(model, [1] * START, tokens)[0] for _ in range(runs + 1)][1:])
+
+
 def bytes_per_token(model: LanguageModel) -> int:
     """Stored bytes of all weights that one decoded token reads: all but an embedding that is no head as well."""
     plan = getattr(model.source, "plan", None)

@@ -1,0 +1,182 @@
+"""Budgets kept and used: random byte budgets with what the solver, uniform bits and the best single setting make of
+them, and latency budgets with what decoding then takes.
+
+    python benchmarks/budgets.py [--count 10] [--tokens 4092] [--latency 5 --profile FILE]
+
+Rows go to benchmarks/results/budgets.json as they are finished; a second call goes on. Losses are estimated once for
+all budgets; factors are probed for each, as `compress --allocate measured` does. Latencies mean something on an idle
+machine only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import tailorbird
+from tailorbird import data
+from tailorbird.anatomy import Model
+from tailorbird.artifact import Artifact
+from tailorbird.checkpoint import open_checkpoint
+from tailorbird.errors import BudgetError
+from tailorbird.files import read_json, write_json
+from tailorbird.pipeline import Prepared, prepare
+from tailorbird.pipeline.allocation import measured_table, solved
+from tailorbird.pipeline.calibration import weighing
+from tailorbird.pipeline.estimate import smallest
+from tailorbird.plan import Plan
+from tailorbird.runtime.load import load
+from tailorbird.runtime.profile import processor
+from tailorbird.runtime.speed import milliseconds
+from tailorbird.score.patched import patched
+from tailorbird.score.rounding import rounded
+from tailorbird.tasks.language import evaluate
+from tailorbird.tasks.text import Tokenizer
+from tailorbird.tasks.windows import evaluation_windows
+
+RESULTS = Path(__file__).parent / "results" / "budgets.json"
+WORK = Path(__file__).parent.parent / ".bench" / "budgets"
+MODEL = "demo:gemma-270m"
+METHOD = "rtn"
+SHARE = 0.6
+GROUPS = (32, 64, 128)
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Run what is missing."""
+    options = _options()
+    rows = read_json(RESULTS)["rows"] if RESULTS.exists() else []
+    bench = Bench(options.tokens)
+    wanted: list[tuple[str, Any]] = [("bytes", limit) for limit in bench.limits(options.count)]
+    wanted += [("ms", round(step, 3)) for step in (bench.latencies(options) if options.latency else [])]
+    for kind, limit in wanted:
+        if any(row["kind"] == kind and row["asked"] == limit for row in rows):
+            continue
+        print(f"{kind} {limit}", file=sys.stderr, flush=True)
+        rows.append(bench.sized(limit) if kind == "bytes" else bench.timed(limit, options.profile))
+        write_json(RESULTS, _document(rows, bench))
+    for row in rows:
+        print(row)
+
+
+class Bench:
+    """The model, the text, and the losses of its parts."""
+
+    def __init__(self, tokens: int) -> None:
+        checkpoint = open_checkpoint(MODEL)
+        self.model = Model.open(checkpoint)
+        self.original = sum(path.stat().st_size for path in checkpoint.folder.iterdir() if path.is_file())
+        text = data.read_text(data.WIKITEXT2_TEST)
+        self.windows = evaluation_windows(Tokenizer.of(checkpoint), text, tokens)
+        self.predictions = self.windows[:, 1:].numel()
+
+    def limits(self, count: int) -> list[int]:
+        """Random byte budgets between the smallest possible and a share of the original."""
+        least = smallest(prepare(MODEL, METHOD, "8bits")).nbytes
+        draw = random.Random(0)
+        return [draw.randint(least, int(SHARE * self.original)) for _ in range(count)]
+
+    def sized(self, limit: int) -> Row:
+        """One byte budget."""
+        budget, start = f"{limit}B", time.perf_counter()
+        job = prepare(MODEL, METHOD, budget, allocate="measured")
+        with tempfile.TemporaryDirectory() as scratch:
+            plan = self._solved(job, Path(scratch)).plan
+            artifact = tailorbird.compress(MODEL, Path(scratch) / "artifact", plan=plan, budget=budget).artifact
+            seconds = time.perf_counter() - start
+            nbytes = artifact.nbytes
+            solver = evaluate(Model.open(Artifact.open(artifact.folder)), self.windows).perplexity
+        single, name = self._single(limit)
+        uniform = self._perplexity(prepare(MODEL, METHOD, budget).plan)
+        return {
+            "kind": "bytes", "asked": limit, "bytes": nbytes, "used": nbytes / limit, "seconds": seconds,
+            "solver": solver, "uniform": uniform, "single": single, "single_name": name, "tokens": self.predictions,
+        }  # fmt: skip
+
+    def timed(self, asked: float, profile: str) -> Row:
+        """One latency budget."""
+        job = prepare(MODEL, METHOD, f"{asked}ms/token@{profile}", allocate="measured")
+        with tempfile.TemporaryDirectory() as scratch:
+            plan = self._solved(job, Path(scratch)).plan
+            artifact = tailorbird.compress(MODEL, Path(scratch) / "artifact", plan=plan).artifact
+            took = milliseconds(load(artifact.folder), tokens=128)
+            return {"kind": "ms", "asked": asked, "milliseconds": took, "of_asked": took / asked,
+                    "bytes": artifact.nbytes}  # fmt: skip
+
+    def latencies(self, options: argparse.Namespace) -> list[float]:
+        """Budgets between what one bit and what eight bits everywhere take."""
+        from tailorbird.runtime.hollow import Hollow
+
+        job = prepare(MODEL, METHOD, "8bits")
+        ends = [job.planned({p.name: job.spec(p, bits) for p in job.model.parts}) for bits in (1, 8)]
+        low, high = (milliseconds(load(Hollow(open_checkpoint(MODEL), end.plan))) for end in ends)
+        draw = random.Random(1)
+        return [draw.uniform(1.1 * low, 0.95 * high) for _ in range(options.latency)]
+
+    def _solved(self, job: Prepared, scratch: Path) -> Prepared:
+        """As `compress --allocate measured` plans it; the estimate does not depend on the budget, and is kept."""
+        scratch.mkdir(parents=True, exist_ok=True)
+        WORK.mkdir(parents=True, exist_ok=True)
+        estimate = WORK / "measured.json"
+        if estimate.exists():
+            shutil.copy(estimate, scratch / "measured.json")
+        table = measured_table(job, weighing(job, None, 64, 512, 0), scratch)
+        shutil.copy(scratch / "measured.json", estimate)
+        return solved(job, table)
+
+    def _single(self, limit: int) -> tuple[float | None, str]:
+        """The best of the largest single settings of bits and group size that fit."""
+        found: list[tuple[int, str, Plan]] = []
+        for size in GROUPS:
+            job = prepare(MODEL, METHOD, "8bits", {"group_size": size})
+            for bits in range(1, 9):
+                planned = job.planned({part.name: job.spec(part, bits) for part in job.model.parts})
+                if planned.nbytes <= limit:
+                    found.append((planned.nbytes, f"{bits} bits, groups of {size}", planned.plan))
+        largest = sorted(found, key=lambda one: -one[0])[:2]
+        scored = [(self._perplexity(plan), name) for _, name, plan in largest]
+        return min(scored) if scored else (None, "none fits")
+
+    def _perplexity(self, plan: Plan) -> float:
+        """Of the model rounded as planned: what the artifact would have, without writing it."""
+        method = replace(prepare(MODEL, METHOD, "8bits", plan.options).method)
+
+        def rows(part: Any) -> Any:
+            return lambda a, b: rounded(method, self.model.read_rows(part, a, b).float(), plan.specs[part.name])
+
+        return evaluate(
+            patched(self.model, {part.name: rows(part) for part in self.model.parts}), self.windows
+        ).perplexity
+
+
+def _document(rows: list[Row], bench: Bench) -> Row:
+    machine = {"cpu": processor(), "cores": torch.get_num_threads()}
+    return {"command": " ".join(sys.argv), "date": date.today().isoformat(), "model": MODEL, "method": METHOD,
+            "original_bytes": bench.original, "rows": rows, "machine": machine}  # fmt: skip
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--count", type=int, default=10)
+    parser.add_argument("--tokens", type=int, default=4092)
+    parser.add_argument("--latency", type=int, default=0)
+    parser.add_argument("--profile", default="profile.json")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BudgetError as error:
+        sys.exit(f"{error.message}\n{error.hint}")

@@ -1,0 +1,98 @@
+"""A budget in milliseconds: the profile says what products cost, the model itself what a token costs.
+
+Between the two lie norms, attention, and what caches do. A line from the milliseconds of products to those of a
+token is learnt from plans that are measured in form only (`tailorbird.runtime.hollow`), and the solver is asked for
+so many milliseconds of products as the line says, until a measured plan takes what was asked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from tailorbird.errors import BudgetError
+from tailorbird.kernels.native import set_threads
+from tailorbird.pipeline.prepare import Prepared
+from tailorbird.runtime.costs import Milliseconds
+from tailorbird.runtime.hollow import Hollow
+from tailorbird.runtime.load import load
+from tailorbird.runtime.profile import processor
+from tailorbird.runtime.speed import milliseconds
+
+# A token may take this much of what was asked; the solver aims at the middle.
+LEAST, MOST = 0.95, 1.0
+TRIES = 8
+# What a millisecond of products may cost a token, or its inverse: beyond that it was noise.
+STEEP = 3.0
+
+
+Solved = Callable[[float], Prepared]
+"""The best plan whose products take at most so many milliseconds."""
+Measure = Callable[[Prepared], float]
+"""Milliseconds of a token by a plan."""
+
+
+def products(asked: float, cost: Milliseconds, solved: Solved, fastest: Prepared, measure: Measure) -> float:
+    """Milliseconds that the products of a plan may take, so that a token takes what was asked.
+
+    Args:
+        asked: milliseconds a token.
+        cost: of a part's products in a format.
+        solved: the solver.
+        fastest: the plan with the least milliseconds of products.
+        measure: what a token takes.
+
+    Returns:
+        A limit of the products; infinite where the best plan of all is fast enough.
+
+    Raises:
+        BudgetError: the fastest plan is too slow; says how fast it is.
+    """
+    least = total(fastest, cost) * (1 + 1e-9)
+    seen: list[tuple[float, float]] = []
+    limit, best = math.inf, 0.0
+    for _ in range(TRIES):
+        job = solved(limit)
+        seen.append((total(job, cost), measure(job)))
+        spent, took = seen[-1]
+        if took <= MOST * asked:
+            if took >= LEAST * asked or math.isinf(limit):
+                return limit
+            best = max(best, limit)
+        elif spent <= least:
+            break
+        limit = max(least, _next(seen, asked * (LEAST + MOST) / 2))
+    if best:
+        return best
+    quickest = min(took for _, took in seen)
+    raise BudgetError(
+        f"the fastest possible with these options takes {quickest:.3g} ms a token ({fastest.nbytes} bytes), "
+        f"the budget is {asked:g} ms",
+        hint=f"ask for {quickest * 1.03:.3g}ms/token or more, or allow fewer bytes",
+    )
+
+
+def measured_here(job: Prepared, cost: Milliseconds) -> Measure:
+    """Decoding with a plan on this machine; where the profile is of another processor its products are all there is
+    to go by."""
+    assert job.profile is not None and job.checkpoint is not None
+    original = job.checkpoint
+    if job.profile.machine != processor():
+        return lambda planned: total(planned, cost)
+    set_threads(job.profile.threads)
+    return lambda planned: milliseconds(load(Hollow(original, planned.plan)))
+
+
+def total(job: Prepared, cost: Milliseconds) -> float:
+    """Milliseconds of a plan's products."""
+    return sum(cost(part, job.plan.specs[part.name]) for part in job.plan.parts)
+
+
+def _next(seen: list[tuple[float, float]], aim: float) -> float:
+    """Where a line through the two plans nearest to the aim meets it; through one plan a line of slope one."""
+    near = sorted(seen, key=lambda point: abs(point[1] - aim))
+    (spent, took), slope = near[0], 1.0
+    other = next(((s, t) for s, t in near[1:] if abs(s - spent) > 1e-6 * spent), None)
+    if other is not None:
+        slope = min(max((took - other[1]) / (spent - other[0]), 1 / STEEP), STEEP)
+    return spent + (aim - took) / slope
