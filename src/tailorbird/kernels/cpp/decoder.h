@@ -80,7 +80,8 @@ class Decoder {
 
   const std::vector<Layer>& layers() const { return layers_; }
   const Shape& shape() const { return shape_; }
-  double product_seconds() const { return product_seconds_; }  // spent on packed weights so far, in all calls
+  // What the first thread spent on products with packed weights so far, in all calls.
+  double product_seconds() const { return product_seconds_; }
 
   // Logits (keep, vocabulary) of the last `keep` of n tokens that stand at position start and after.
   // Tokens are in range and fit into the cache. Scratch is grown, never shrunk; calls from several threads wait for
@@ -96,13 +97,14 @@ class Decoder {
   };
   void attend_layer(Step& step, size_t layer);
   void mlp_layer(Step& step, size_t layer);
-  void turn(Step& step);
+  void finish(Step& step, size_t keep, float* logits);
+  void enter(Step& step, size_t row);
   void place(Step& step, size_t layer, size_t row);
   void attend_heads(Step& step, size_t layer);
-  void norm(Step& step, const Numbers& weight, const float* x, float* out, size_t n);
-  void residual(Step& step, const Numbers& weight, float* y);
-  void linear(Step& step, std::span<const Linear> linears, Rows x, size_t n, float* const* out);
-  size_t scratch(size_t n, Activations mode) const;
+  void residual(const Numbers& weight, size_t row);
+  template <class F>
+  void linear(Step& step, std::span<const Linear> linears, Rows x, size_t n, float* const* out, F&& before);
+  size_t make_room(size_t n, Activations mode);
 
   Shape shape_;
   std::vector<Layer> layers_;

@@ -1,6 +1,7 @@
 // Threads that are made once and kept. Between two parallel sections they spin for some microseconds, then sleep.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -62,8 +63,36 @@ class Pool {
     });
   }
 
-  // Inside a parallel section: waits until every thread of the pool has come here.
-  void barrier();
+  // --- Inside a parallel section, which may last long: every thread of the pool goes through the same calls. ---
+
+  // Waits until every thread has come here; the last one calls f() before all go on.
+  template <class F>
+  void barrier(F&& f) {
+    const uint32_t passed = passed_.load(std::memory_order_acquire);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) == workers_.size()) {
+      f();
+      pass();
+    } else {
+      wait(passed);
+    }
+  }
+
+  // f(begin, end) over 0..count, from one barrier to the next at most once. Half of it is dealt out beforehand, so that
+  // a thread knows where it begins; the rest is taken in ever smaller pieces, multiples of `least`, by whoever is free.
+  template <class F>
+  void share(size_t count, size_t least, size_t thread, F&& f) {
+    const size_t first = dealt(count, least);
+    if (first) f(thread * first, (thread + 1) * first);
+    for (size_t taken = next_.load(std::memory_order_relaxed);;) {
+      const size_t begin = first * size() + taken;
+      if (begin >= count) return;
+      const size_t piece = std::max(least, dealt(count - begin, least)), end = std::min(begin + piece, count);
+      if (!next_.compare_exchange_weak(taken, taken + piece, std::memory_order_relaxed)) continue;
+      f(begin, end);
+      taken = next_.load(std::memory_order_relaxed);
+    }
+  }
+  size_t dealt(size_t count, size_t least) const { return count / (2 * size()) / least * least; }
 
   // Scratch of `bytes` for each thread, 64-byte aligned; kept, and grown only. Call it outside parallel sections.
   void reserve(size_t bytes);
@@ -72,6 +101,8 @@ class Pool {
  private:
   explicit Pool(size_t threads);
   void work(size_t thread);
+  void pass();
+  void wait(uint32_t passed);
 
   struct Free {
     void operator()(void* p) const;
@@ -86,6 +117,7 @@ class Pool {
   alignas(64) std::atomic<uint32_t> busy_{0};     // workers that have not finished this one
   alignas(64) std::atomic<uint32_t> arrived_{0};
   alignas(64) std::atomic<uint32_t> passed_{0};   // counts barriers
+  alignas(64) std::atomic<size_t> next_{0};       // of what `share` deals out
 };
 
 }  // namespace tailorbird
