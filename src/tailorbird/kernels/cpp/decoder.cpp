@@ -353,7 +353,7 @@ void Decoder::linear(Step& step, std::span<const Linear> linears, Rows x, size_t
       }
     };
     // The thread's first weights come while it waits for the others.
-    const size_t begin = step.thread * step.pool.dealt(tiles, kTiles);
+    const size_t begin = step.thread * step.pool.piece_of(tiles, kTiles);
     each(begin, begin + 1, [&](size_t i, size_t low, size_t) { fetch(*linears[i].matrix, low); });
     step.rows(n, [&] { reserve(first, n, step.mode, inputs_); }, [&](size_t i) {
       if (at == 0) before(i);

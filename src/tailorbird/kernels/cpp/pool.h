@@ -77,22 +77,15 @@ class Pool {
     }
   }
 
-  // f(begin, end) over 0..count, from one barrier to the next at most once. Half of it is dealt out beforehand, so that
-  // a thread knows where it begins; the rest is taken in ever smaller pieces, multiples of `least`, by whoever is free.
+  // f(begin, end) over 0..count, from one barrier to the next at most once: in pieces of at least `least`, of which each
+  // thread's first is known beforehand; the others are taken by whoever is free.
   template <class F>
   void share(size_t count, size_t least, size_t thread, F&& f) {
-    const size_t first = dealt(count, least);
-    if (first) f(thread * first, (thread + 1) * first);
-    for (size_t taken = next_.load(std::memory_order_relaxed);;) {
-      const size_t begin = first * size() + taken;
-      if (begin >= count) return;
-      const size_t piece = std::max(least, dealt(count - begin, least)), end = std::min(begin + piece, count);
-      if (!next_.compare_exchange_weak(taken, taken + piece, std::memory_order_relaxed)) continue;
-      f(begin, end);
-      taken = next_.load(std::memory_order_relaxed);
-    }
+    const size_t piece = piece_of(count, least);
+    for (size_t at = thread; at * piece < count; at = size() + next_.fetch_add(1, std::memory_order_relaxed))
+      f(at * piece, std::min((at + 1) * piece, count));
   }
-  size_t dealt(size_t count, size_t least) const { return count / (2 * size()) / least * least; }
+  size_t piece_of(size_t count, size_t least) const { return std::max(least, count / (4 * size())); }
 
   // Scratch of `bytes` for each thread, 64-byte aligned; kept, and grown only. Call it outside parallel sections.
   void reserve(size_t bytes);
