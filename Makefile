@@ -16,7 +16,7 @@ LINTED := src tests scripts $(wildcard benchmarks examples)
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help setup demo test test-all lint format bench bench-quality bench-budgets bench-speed bench-kernels bench-memory
-.PHONY: docs clean
+.PHONY: bench-callgrind docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -61,6 +61,9 @@ bench-kernels: setup ## milliseconds of one product by bits and shape, beside ot
 
 bench-memory: setup ## peak memory on a checkpoint larger than the budget
 	$(PY) benchmarks/memory.py
+
+bench-callgrind: setup ## instructions the kernels take for a weight, counted under valgrind
+	$(PY) benchmarks/instructions.py
 
 docs: $(VENV)/.stamp-docs ## build the documentation into site/
 	$(PY) -m mkdocs build --strict
