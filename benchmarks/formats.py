@@ -64,12 +64,16 @@ def main() -> None:
     checkpoint = open_checkpoint(MODEL)
     weights = {name: checkpoint.read(f"model.layers.{name}.weight").float() for name in LAYERS}
     grams, rows = gram_matrices(checkpoint.folder), []
+    document = read_json(options.out) if options.out.exists() else {}
     for name, weight in weights.items():
-        found = layer(weight.contiguous(), grams[name])
+        found = layer(weight.contiguous(), grams[name], options.method, options.bits)
         show(name, found)
         rows += [{"layer": name} | row for row in found]
-    normal = trellises()
-    document = read_json(options.out) if options.out.exists() else {}
+    if options.method:
+        fresh = {(row["layer"], row["format"], int(row["bits"])) for row in rows}
+        rows += [r for r in document["layers"] if (r["layer"], r["format"], int(r["bits"])) not in fresh]
+        rows.sort(key=lambda row: (LAYERS.index(row["layer"]), row["bits"]))
+    normal = document["normal"] if options.method else trellises()
     document |= {
         "command": "python benchmarks/formats.py", "date": date.today().isoformat(), "model": MODEL,
         "tokens": WINDOWS * LENGTH, "machine": platform.processor() or platform.machine(), "torch": torch.__version__,
@@ -104,20 +108,22 @@ def gram_matrices(folder: Path) -> dict[str, Tensor]:
     return grams
 
 
-def layer(weight: Tensor, gram: Tensor) -> list[Row]:
-    """All rows of one layer."""
+def layer(weight: Tensor, gram: Tensor, only: str, only_bits: int) -> list[Row]:
+    """All rows of one layer, or those of one method at one number of bits."""
     # Inputs with this Gram matrix, for the method that compares outputs.
     values, vectors = torch.linalg.eigh(gram.double())
     inputs = (vectors * values.clamp_min(0).sqrt()).T.float().contiguous()
     stats, rows = Stats(gram, inputs, len(inputs)), []
     stats.factor(0.01)
     part = Part("w", (weight.shape[0], weight.shape[1]), "mlp")
-    for name, bits, options in RUNS:
+    for name, bits, options in [run for run in RUNS if not only or run[:2] == (only, only_bits)]:
         method, start = find(name).from_options(options), time.perf_counter()
         spec = method.decide(weight.clone(), stats, method.spec(part, bits))
         packed = method.fit(weight.clone(), stats, spec).pack()
         title = " ".join([name, *(f"{key}={value}" for key, value in options.items())])
         rows.append(row(title, packed.nbytes, weight, packed.dequantize(), gram) | {"seconds": since(start)})
+    if only:
+        return rows
     for title, counts in PLANES.items():
         rows.append(unequal(title, counts, weight, stats, gram))
     rows.append(ternary(weight, stats, gram))
@@ -264,6 +270,8 @@ def show(title: str, rows: list[Row]) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--products", action="store_true", help="only time products, beside the rows there are")
+    parser.add_argument("--method", default="", help="only the rows of this method, beside those there are")
+    parser.add_argument("--bits", type=int, default=0, help="with --method: the bits asked for")
     parser.add_argument("--out", type=Path, default=RESULTS)
     return parser.parse_args()
 

@@ -44,9 +44,9 @@ def test_free_planes_win_where_levels_are_not_evenly_spaced() -> None:
 
 def test_bits_go_where_most_is_lost(planted: Any) -> None:
     spec = Planes(free=False).decide(planted.weight, Stats(planted.gram), PlaneSpec.uniform(2, 512, 64))
-    assert isinstance(spec, PlaneSpec) and spec.mixed and sum(spec.bits) == 16
-    # The large channels, 130 to 137, lie in the third group.
-    assert spec.bits[2] == max(spec.bits)
+    assert isinstance(spec, PlaneSpec) and spec.mixed and spec.mean_bits == 2
+    # The large channels are 130 to 137.
+    assert spec.bits[130 // spec.group_size] == max(spec.bits)
 
 
 def test_a_plan_of_unequal_planes_is_fitted_as_it_is(layer_of: Any) -> None:

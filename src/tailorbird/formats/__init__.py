@@ -2,7 +2,7 @@
 added up."""
 
 from tailorbird.formats.bitplanes import BitPlanes
-from tailorbird.formats.family import bit_planes, plane_spec, spec_from_json
+from tailorbird.formats.family import affine, bit_planes, plane_spec, spec_from_json
 from tailorbird.formats.levels import LevelCodes, LevelSpec
 from tailorbird.formats.packed import Fit, PackedWeight, Spec
 from tailorbird.formats.rows import RowSpec
@@ -21,6 +21,7 @@ __all__ = [
     "Spec",
     "SumSpec",
     "Term",
+    "affine",
     "bit_planes",
     "plane_spec",
     "spec_from_json",

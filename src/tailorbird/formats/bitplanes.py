@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from tailorbird.formats.grid import Grid
-from tailorbird.formats.packed import ROW_CHUNK, Layout, PackedWeight, check_order, checked
+from tailorbird.formats.packed import ROW_CHUNK, WEIGHTS, Layout, PackedWeight, check_order, checked
 from tailorbird.formats.spec import PlaneSpec
 from tailorbird.kernels.matrix import PackedMatrix, fits
 from tailorbird.kernels.reference import pack_bits, unpack_bits
@@ -106,6 +106,9 @@ class BitPlanes(PackedWeight):
         if self.spec.column_order:
             weight = torch.empty_like(weight).index_copy_(1, arrays["column_order"].long(), weight)
         return weight
+
+
+WEIGHTS[PlaneSpec.kind] = BitPlanes
 
 
 @lru_cache(maxsize=4096)

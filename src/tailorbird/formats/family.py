@@ -77,6 +77,11 @@ def plane_spec(spec: Spec) -> PlaneSpec:
     return spec
 
 
+def affine(spec: Spec) -> PlaneSpec:
+    """The nearest format of affine planes."""
+    return plane_spec(spec.affine)
+
+
 def bit_planes(weight: PackedWeight) -> BitPlanes:
     """A weight of affine planes.
 

@@ -177,4 +177,4 @@ class LevelCodes(PackedWeight):
 @lru_cache(maxsize=4096)
 def _planned(rows: int, spec: LevelSpec) -> LevelCodes:
     levels = torch.empty(2**spec.bits, device="meta")
-    return LevelCodes.pack(spec.codes.plan(rows), spec, levels)
+    return LevelCodes.pack(BitPlanes.plan(rows, spec.codes), spec, levels)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,9 +18,6 @@ from tailorbird.errors import ArtifactError
 from tailorbird.kernels.matrix import PackedMatrix
 from tailorbird.kernels.rows import RowMatrix
 from tailorbird.kernels.triton_matrix import TritonMatrix
-
-if TYPE_CHECKING:
-    from tailorbird.formats.spec import PlaneSpec
 
 ROW_CHUNK = 1024
 P = TypeVar("P", bound="PackedWeight")
@@ -54,7 +51,7 @@ class Spec(Protocol):
         ...
 
     @property
-    def affine(self) -> PlaneSpec:
+    def affine(self) -> Spec:
         """The nearest format of affine planes, for runtimes that know no others; itself where it is one."""
         ...
 
@@ -90,6 +87,18 @@ class PackedWeight(ABC):
     rows: int
     spec: Spec
     arrays: Mapping[str, Tensor]
+
+    @classmethod
+    def plan(cls, rows: int, spec: Any) -> PackedWeight:
+        """`Spec.plan`."""
+        planned: PackedWeight = spec.plan(rows)
+        return planned
+
+    @classmethod
+    def from_arrays(cls, rows: int, spec: Any, arrays: Mapping[str, Tensor]) -> PackedWeight:
+        """`Spec.read`."""
+        found: PackedWeight = spec.read(rows, arrays)
+        return found
 
     @abstractmethod
     def meaning(self) -> Iterator[Tensor]:
@@ -152,6 +161,10 @@ class PackedWeight(ABC):
         chunks = range(0, self.rows, ROW_CHUNK)
         parts = [torch.nn.functional.linear(x, self.unpacked(slice(a, a + ROW_CHUNK)).to(x.dtype)) for a in chunks]
         return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
+
+
+# Classes of weights by kind, for specs that stand below their weights and can't name them.
+WEIGHTS: dict[str, type[PackedWeight]] = {}
 
 
 class Fit(Protocol):

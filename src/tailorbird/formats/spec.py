@@ -5,15 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from tailorbird.errors import UsageError
-from tailorbird.formats.packed import Fetch, PackedWeight, fetched
-
-if TYPE_CHECKING:
-    from tailorbird.formats.bitplanes import BitPlanes
+from tailorbird.formats.packed import WEIGHTS, Fetch, PackedWeight, fetched
 
 Offset = Literal["none", "integer", "float"]
 Scale = Literal["fp16", "u8"]
@@ -105,17 +102,13 @@ class PlaneSpec:
         order = ", column order" if self.column_order else ""
         return f"{bits}, {groups}, {offset}, {self.scale} scales{order}"
 
-    def plan(self, rows: int) -> BitPlanes:
+    def plan(self, rows: int) -> PackedWeight:
         """`BitPlanes.plan`."""
-        from tailorbird.formats.bitplanes import BitPlanes
+        return WEIGHTS[self.kind].plan(rows, self)
 
-        return BitPlanes.plan(rows, self)
-
-    def read(self, rows: int, arrays: Mapping[str, Tensor]) -> BitPlanes:
+    def read(self, rows: int, arrays: Mapping[str, Tensor]) -> PackedWeight:
         """`BitPlanes.from_arrays`."""
-        from tailorbird.formats.bitplanes import BitPlanes
-
-        return BitPlanes.from_arrays(rows, self, arrays)
+        return WEIGHTS[self.kind].from_arrays(rows, self, arrays)
 
     def part(self, rows: int, start: int, stop: int, fetch: Fetch) -> PackedWeight:
         """Some rows; all but the column order is stored by row."""

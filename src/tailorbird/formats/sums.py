@@ -233,4 +233,4 @@ class PlaneSum(PackedWeight):
 @lru_cache(maxsize=4096)
 def _planned(rows: int, spec: SumSpec) -> PlaneSum:
     order = torch.empty(spec.cols, dtype=torch.int32, device="meta")
-    return PlaneSum.pack([term.spec.plan(rows) for term in spec.terms], spec, order)
+    return PlaneSum.pack([BitPlanes.plan(rows, term.spec) for term in spec.terms], spec, order)

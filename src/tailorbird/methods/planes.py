@@ -1,8 +1,8 @@
 """Planes fitted by least squares and coordinate descent, inside the sweep and after it (`fit.descent`).
 
 What a weight is stored as is tried on a sample of its rows, at no more bytes than planned: affine codes of the same
-bits everywhere, or more for the groups that lose most; and from two bits on free planes, each with a scale of its own,
-in groups of twice the columns, so that two scales cost what a scale and a zero point do.
+bits everywhere, or more for the groups that lose most; and at two bits groups of twice the columns, for whose two
+numbers of 8 bits there is room then: an offset that is no zero point, or free planes, each with a scale of its own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ RATIOS = [k / 10 for k in range(4, 13)]
 SAMPLE_ROWS = 128
 # What a bit more divides the squared error by, where codes are few.
 GAIN = 3.3
-FREE_BITS = 2
+# Where a group of twice the columns with two numbers of 8 bits is as good as one with a scale and a zero point.
+WIDE_BITS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,15 +93,18 @@ class Planes(Method):
         return fit_affine(weight, spec, RangeSearch(RATIOS), gram, upper, how)
 
     def _others(self, weight: Tensor, stats: Stats, spec: PlaneSpec) -> Iterator[Spec]:
-        total = sum(spec.bits)
         if self.mix and not spec.mixed:
-            yield replace(spec, bits=dealt(self._losses(weight, stats, spec.group_size), total))
-        if self.free and set(spec.bits) == {FREE_BITS} and len(spec.bits) % 2 == 0:
-            size, half = 2 * spec.group_size, len(spec.bits) // 2
-            yield SumSpec.free((FREE_BITS,) * half, size, spec.scale)
-            if self.mix:
-                counts = dealt(self._losses(weight, stats, size), FREE_BITS * half)
-                yield SumSpec.free(counts, size, spec.scale)
+            yield replace(spec, bits=dealt(self._losses(weight, stats, spec.group_size), sum(spec.bits)))
+        if set(spec.bits) != {WIDE_BITS} or len(spec.bits) % 2:
+            return
+        size, half = 2 * spec.group_size, len(spec.bits) // 2
+        counts = [(WIDE_BITS,) * half]
+        counts += [dealt(self._losses(weight, stats, size), WIDE_BITS * half)] if self.mix else []
+        for bits in counts:
+            if spec.offset == "integer":
+                yield replace(spec, bits=bits, group_size=size, offset="float")
+            if self.free:
+                yield SumSpec.free(bits, size, spec.scale)
 
     def _losses(self, weight: Tensor, stats: Stats, size: int) -> list[float]:
         """What the sweep would lose in each group without any bit, up to a factor."""

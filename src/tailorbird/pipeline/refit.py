@@ -24,7 +24,7 @@ from tailorbird.artifact.targets.gguf import GGUF
 from tailorbird.artifact.targets.gguf_blocks import BlockArtifact
 from tailorbird.errors import ArtifactError, UsageError
 from tailorbird.fit.ggml import fit_ggml
-from tailorbird.formats import ggml
+from tailorbird.formats import affine, ggml
 from tailorbird.formats.ggml import BlockType
 from tailorbird.formats.safetensors_header import TensorInfo, read_header
 from tailorbird.formats.safetensors_write import write
@@ -97,7 +97,7 @@ def _fitted(
     told: Told,
 ) -> Blocks:
     # Only the parts are used: what they are fitted into are block types.
-    specs = {name: spec.affine for name, spec in artifact.plan.specs.items()}
+    specs = {name: affine(spec) for name, spec in artifact.plan.specs.items()}
     job = prepare(original, plan=replace(artifact.plan, method="gptq", options=_rotation(artifact), specs=specs))
     _check_kept(artifact, job.kept)
     batches = calibration(job, **windows)

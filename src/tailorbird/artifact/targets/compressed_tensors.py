@@ -33,7 +33,7 @@ from tailorbird.artifact.reader import Artifact
 from tailorbird.artifact.targets.compare import Comparison
 from tailorbird.artifact.targets.target import Check, Target, Told
 from tailorbird.errors import ArtifactError, ModelError, require
-from tailorbird.formats import PlaneSpec, Spec, bit_planes, plane_spec
+from tailorbird.formats import PlaneSpec, Spec, affine, bit_planes, plane_spec
 from tailorbird.formats.integers import Integers, signed, words
 from tailorbird.formats.spec import MAX_BITS, Offset
 
@@ -66,10 +66,10 @@ class CompressedTensors(Target):
         """One width for all groups, with its zero point at most 8 bits, columns in order. Plain numbers carry all."""
         if not self._packs(part):
             return spec
-        spec = spec.affine
-        bits = max(spec.bits)
-        offset: Offset = "none" if spec.offset == "float" or bits == MAX_BITS else spec.offset
-        return replace(spec, bits=(bits,) * len(spec.bits), offset=offset, column_order=False)
+        planes = affine(spec)
+        bits = max(planes.bits)
+        offset: Offset = "none" if planes.offset == "float" or bits == MAX_BITS else planes.offset
+        return replace(planes, bits=(bits,) * len(planes.bits), offset=offset, column_order=False)
 
     def ties(self, parts: Sequence[Part]) -> list[tuple[str, ...]]:
         """Layers that runtimes fuse: q, k and v; gate and up."""

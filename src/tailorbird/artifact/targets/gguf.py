@@ -23,7 +23,7 @@ from tailorbird.artifact.targets.gguf_vocabulary import vocabulary
 from tailorbird.artifact.targets.target import Check, Target, Told
 from tailorbird.errors import UsageError, require
 from tailorbird.files import read_json
-from tailorbird.formats import Spec
+from tailorbird.formats import Spec, affine
 from tailorbird.formats.ggml.exact import nearest_exact
 
 FILE = "model.gguf"
@@ -122,7 +122,7 @@ class ExactGGUF(GGUF):
 
     def carried(self, part: Part, spec: Spec) -> Spec:
         """The spec itself, or the nearest that a block type holds; rows that no block divides stay."""
-        return nearest_exact(spec.affine)
+        return nearest_exact(affine(spec))
 
 
 def keys_of(artifact: Artifact) -> dict[str, Any]:

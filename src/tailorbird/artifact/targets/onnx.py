@@ -21,7 +21,7 @@ from tailorbird.artifact.reader import Artifact
 from tailorbird.artifact.targets.compare import Comparison
 from tailorbird.artifact.targets.target import Check, Target, Told
 from tailorbird.errors import ArtifactError, ModelError, UsageError, require
-from tailorbird.formats import Spec, plane_spec
+from tailorbird.formats import Spec, affine, plane_spec
 
 PART = ".part.onnx"
 TOKENS, WORDS = 16, 1024
@@ -55,7 +55,7 @@ class ONNX(Target):
         cols = part.shape[1]
         if cols % SMALLEST:
             return spec  # stored as plain numbers
-        planes = spec.affine
+        planes = affine(spec)
         if planes.offset == "float":
             planes = replace(planes, offset="integer", column_order=False)
         if planes.group_size % SMALLEST:
