@@ -172,3 +172,17 @@ def test_a_plan_does_not_ask_for_more_than_the_files_hold() -> None:
     data["parts"][0] |= {"shape": [1, 2**31 - 1], "format": {"bits": 1, "group_size": 1}}
     with pytest.raises(UsageError, match="hold"):
         Plan.from_json(data)
+
+
+def test_classes_of_other_rows_are_refused() -> None:
+    data = example()
+    form = data["parts"][0]["format"]
+    data["parts"][0]["format"] = {"kind": "rows", "classes": [{"rows": 3} | form, {"rows": 1} | form]}
+    plan = Plan.from_json(data)
+    assert Plan.from_json(plan.to_json()) == plan
+    data["parts"][0]["format"]["classes"][0]["rows"] = 4
+    with pytest.raises(ArtifactError, match="rows"):
+        Plan.from_json(data, error=ArtifactError)
+    data["parts"][0]["format"]["classes"][0]["rows"] = 2**40
+    with pytest.raises(UsageError):
+        Plan.from_json(data)
