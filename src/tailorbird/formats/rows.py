@@ -25,7 +25,6 @@ from torch import Tensor
 
 from tailorbird.errors import ArtifactError, UsageError
 from tailorbird.formats.packed import Fetch, Fit, Layout, PackedWeight, Spec, checked
-from tailorbird.formats.spec import PlaneSpec
 from tailorbird.kernels.matrix import PackedMatrix
 from tailorbird.kernels.rows import MAP, RowMatrix, joined, places, unpacked
 from tailorbird.kernels.triton_matrix import TritonMatrix
@@ -78,7 +77,7 @@ class RowSpec:
         return f"{len(bits)} classes of rows, {min(bits):g} to {max(bits):g} bits"
 
     @property
-    def affine(self) -> PlaneSpec:
+    def affine(self) -> Spec:
         """That of the class with the most bits: the rows that matter lose nothing by it."""
         return max(self.formats, key=lambda form: form.mean_bits).affine
 

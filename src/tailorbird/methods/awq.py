@@ -26,7 +26,7 @@ from tailorbird.fit.groups import minmax
 from tailorbird.fit.rounding import rounded
 from tailorbird.fit.search import CLIPS, RangeSearch
 from tailorbird.fit.sweep import Fitted, sweep
-from tailorbird.formats import PlaneSpec
+from tailorbird.formats import PlaneSpec, affine
 from tailorbird.measure.block import Block
 from tailorbird.measure.statistics import Need, Stats, measured
 from tailorbird.method import Method
@@ -156,7 +156,7 @@ class _Search:
 
         def rounded_under(s: Tensor) -> dict[str, Tensor]:
             return {
-                n: rounded(scale.columns(self.weights[n], s), self.block.planned[n].affine) / s
+                n: rounded(scale.columns(self.weights[n], s), affine(self.block.planned[n])) / s
                 for n in names
             }  # fmt: skip
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tailorbird.anatomy import Model, Part
+from tailorbird.formats import affine
 from tailorbird.measure.statistics import Stats, measured
 from tailorbird.measure.stream import Stream
 from tailorbird.method import group_of
@@ -117,7 +118,7 @@ def _parts(model: Model, block: str, names: Sequence[str]) -> list[Part]:
 
 
 def _size(job: Prepared, part: Part, within: int) -> int:
-    return group_of(within, job.plan.specs[part.name].affine.group_size)
+    return group_of(within, affine(job.plan.specs[part.name]).group_size)
 
 
 def _tokens(stats: Stats) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tailorbird.fit.search import RangeSearch
 from tailorbird.fit.sweep import sweep
-from tailorbird.formats import Spec
+from tailorbird.formats import Spec, affine
 from tailorbird.measure.statistics import Stats
 from tailorbird.method import Method
 
@@ -22,5 +22,5 @@ def rounded(method: Method, weight: Tensor, spec: Spec) -> Tensor:
     nearest affine planes stand for a format that is none of them.
     """
     if method.needs:
-        return sweep(weight, spec.affine, _SEARCH).pack().dequantize()
+        return sweep(weight, affine(spec), _SEARCH).pack().dequantize()
     return method.fit(weight.clone(), Stats(), spec).pack().dequantize()
