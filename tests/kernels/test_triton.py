@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tailorbird.errors import UsageError
-from tailorbird.formats import BitPlanes, PlaneSpec
+from tailorbird.formats import BitPlanes, PlaneSpec, PlaneSum, SumSpec, Term
 from tailorbird.kernels.matrix import Run
 from tailorbird.kernels.triton_matrix import TritonMatrix
 from tailorbird.runtime.modules import PackedLinear, held_bytes, pack_module
@@ -123,6 +123,27 @@ def test_runs_over_the_same_columns_add_up() -> None:
         matrix.arrays()
     with pytest.raises(UsageError, match="codes are"):
         TritonMatrix.from_runs(21, 3, 40, runs)
+
+
+@pytest.mark.parametrize("order", [False, True])
+def test_a_sum_of_packed_weights(packed: Any, order: bool) -> None:
+    """Terms that cover different groups: product, rows and the stored arrays."""
+    terms = (
+        Term(PlaneSpec((1, 1, 1), 24, "none"), (True, True, True)),
+        Term(PlaneSpec((2, 1), 24, "integer"), (True, False, True)),
+        Term(PlaneSpec((1,), 24, "float", "fp16"), (False, True, False)),
+    )
+    spec = SumSpec(terms, order)
+    planes = [packed(9, term.spec, seed)[0] for seed, term in enumerate(terms)]
+    weight = PlaneSum.pack(planes, spec, torch.arange(72).flip(0).to(torch.int32)).to(DEVICE)
+    matrix, dense = weight.lay_out(TritonMatrix), weight.dequantize()
+    assert torch.allclose(matrix.gather(torch.arange(9, device=DEVICE)), dense, rtol=0, atol=1e-5)
+    for n in (2, 17):
+        x = normal(n, 72)
+        assert relative(matrix.matmul(x), x, dense) < 1e-6
+    back = matrix.arrays()
+    assert set(back) == set(weight.arrays)
+    assert all(torch.equal(back[name], array) for name, array in weight.arrays.items())
 
 
 def test_bad_arguments(packed: Any) -> None:
