@@ -53,7 +53,7 @@ def command(
     cache: Annotated[str, typer.Option("--cache", help="How these are kept: bf16 or int8.")] = "bf16",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished job.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan, its bytes, time and memory; touch no weight.")
+        bool, typer.Option("--dry-run", help="Show the plan, its bytes, time and memory; write nothing.")
     ] = False,
     evaluate: Annotated[
         bool, typer.Option("--evaluate/--no-evaluate", help="Measure original and artifact afterwards.")
