@@ -15,7 +15,7 @@ LINTED := src tests scripts $(wildcard benchmarks examples)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test test-all lint format bench bench-quality bench-speed bench-memory docs clean
+.PHONY: help setup demo test test-all lint format bench bench-quality bench-speed bench-memory bench-callgrind docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -54,6 +54,9 @@ bench-speed: setup ## tokens a second at several bit-widths, beside llama.cpp wh
 
 bench-memory: setup ## peak memory on a checkpoint larger than the budget
 	$(PY) benchmarks/memory.py
+
+bench-callgrind: setup ## instructions the kernels take for a weight, counted under valgrind
+	$(PY) benchmarks/instructions.py
 
 docs: $(VENV)/.stamp-docs ## build the documentation into site/
 	$(PY) -m mkdocs build --strict

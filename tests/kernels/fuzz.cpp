@@ -119,11 +119,12 @@ void check_unpack(const Matrix& matrix, size_t run, const Source& s, const Array
 
 void check_products(const Matrix& matrix, bool sane) {
   const size_t n = pick(0, 30), rows = matrix.rows(), cols = matrix.cols();
+  const float outlier = pick(0, 1) ? 0x1p-31f : 0x1p-26f;
   auto x = array<float>(n * cols);
   for (size_t i = 0; i < n * cols; ++i) {
     const auto bits = static_cast<uint32_t>(engine());
     if (sane)
-      x[i] = static_cast<float>(static_cast<int32_t>(bits)) * 0x1p-31f;
+      x[i] = static_cast<float>(static_cast<int32_t>(bits)) * (i % 29 ? 0x1p-31f : outlier);
     else
       std::memcpy(&x[i], &bits, 4);
   }
@@ -149,9 +150,30 @@ void check_products(const Matrix& matrix, bool sane) {
         double sum = 0;
         for (size_t c = 0; c < cols; ++c) sum += double{x[i * cols + c]} * double{dense[r * cols + c]};
         const double error = std::abs(sum - double{first[i * rows + r]});
-        if (error > (mode == Activations::fp32 ? 1e-5 : 2e-2) * largest * static_cast<double>(cols)) fail("product");
+        if (error > (mode == Activations::fp32 ? 1e-5 : 2e-2) * largest * (outlier / 0x1p-31f) * static_cast<double>(cols)) fail("product");
       }
   }
+}
+
+// Threads that meet: each number is dealt out once, and what was done before a barrier is seen after it.
+void check_meeting() {
+  const size_t count = pick(0, 60), least = pick(1, 4), rounds = pick(1, 50);
+  std::vector<size_t> times(count);
+  size_t met = 0;
+  auto pool = Pool::acquire();
+  pool->each([&](size_t thread) {
+    for (size_t round = 0; round < rounds; ++round) {
+      pool->barrier([&] {
+        for (size_t found : times)
+          if (found != round) fail("numbers are dealt out once");
+        ++met;
+      });
+      pool->share(count, least, thread, [&](size_t begin, size_t end) {
+        for (size_t i = begin; i < end; ++i) ++times[i];
+      });
+    }
+  });
+  if (met != rounds) fail("one comes last");
 }
 
 void one() {
@@ -169,6 +191,7 @@ void one() {
   for (size_t i = 0; i < sources.size(); ++i) check_unpack(matrix, i, sources[i], arrays[i]);
   check_products(matrix, sane);
   if (pick(0, 9) == 0) Pool::set_threads(pick(1, 4));
+  check_meeting();
 }
 
 }  // namespace

@@ -30,8 +30,8 @@ SMALL = {"samples": 8, "length": 32}
 def test_written_is_planned(model_of: Any, text: Path, tmp_path: Path, family: str, method: str) -> None:
     # Formats that are the method's own do not shrink with the budget, and column orders weigh much on so few rows.
     bits = 7 if find(method).own_format else 4
-    ready = prepare(model_of(family), method, f"{bits}bits")
     options = {"search": 2} if method == "slim-llm" else {}
+    ready = prepare(model_of(family), method, f"{bits}bits", options)
     result = compress(
         model_of(family), tmp_path / "a", method=method, budget=f"{bits}bits", data=text, options=options, **SMALL
     )

@@ -15,28 +15,29 @@ constexpr size_t kQueries = 8;
 // Rows below which splitting small work over threads costs more than it saves.
 constexpr size_t kSplit = 4;
 
+// Tiles of a weight that are taken together at least: the product of many rows goes by pairs.
+constexpr size_t kTiles = 2;
+
 // Logits that a thread puts in place at a time.
-constexpr size_t kScattered = 16384;
+constexpr size_t kGathered = 8192;
+
+// Bytes of weights fetched ahead of a product.
+constexpr size_t kFetch = 4096;
 
 void check(bool good, const char* what) {
   if (!good) throw std::invalid_argument(what);
-}
-
-bool fits(const std::vector<Linear>& linears, const std::vector<size_t>& rows, size_t cols) {
-  if (linears.size() == rows.size()) {
-    for (size_t i = 0; i < rows.size(); ++i)
-      if (!fits(linears[i], rows[i], cols)) return false;
-    return true;
-  }
-  size_t all = 0;
-  for (size_t r : rows) all += r;
-  return linears.size() == 1 && fits(linears[0], all, cols);
 }
 
 // Whether inputs prepared for one matrix serve the other.
 bool share(const Matrix& a, const Matrix& b) {
   return a.layout().group_size == b.layout().group_size && a.cols() == b.cols() && !a.layout().order &&
          !b.layout().order;
+}
+
+void fetch(const Matrix& matrix, size_t tile) {
+  const Layout& m = matrix.layout();
+  const size_t begin = tile * m.tile_bytes, end = std::min(begin + kFetch, m.tiles * m.tile_bytes);
+  for (size_t at = begin; at < end; at += 64) __builtin_prefetch(m.data + at);
 }
 
 void grow(Numbers& numbers, size_t size) {
@@ -122,9 +123,11 @@ void Cache::read(size_t layer, int64_t head, Head& out) const {
 
 // --- Decoder ------------------------------------------------------------------------------------------------------
 
-// What one call of `forward` works on. Projections are seen as rows of `stride` numbers, fused or not.
+// What one thread of a call of `forward` works with. The threads meet at barriers, a few a layer, and go through the
+// same stages; projections are seen as rows of `stride` numbers, fused or not.
 struct Decoder::Step {
   Pool& pool;
+  size_t thread;
   Cache& cache;
   size_t n;
   int64_t start;
@@ -132,28 +135,33 @@ struct Decoder::Step {
   float* projected[3];
   size_t stride[3];
 
-  // Buffers of projections whose weights may be fused: where each one's rows start and how far apart they are.
+  // Where each projection's rows start and how far apart they are.
   void lay_out(const std::vector<Linear>& linears, const size_t* rows, size_t count, Numbers* buffers) {
     size_t offset = 0;
     const bool fused = linears.size() == 1;
     for (size_t i = 0; i < count; ++i) {
       stride[i] = fused ? linears[0].matrix->rows() : rows[i];
-      Numbers& buffer = buffers[fused ? 0 : i];
-      grow(buffer, n * stride[i]);
-      projected[i] = buffer.data() + (fused ? offset : 0);
+      projected[i] = buffers[fused ? 0 : i].data() + (fused ? offset : 0);
       offset += rows[i];
     }
   }
 
+  // Between what was computed before and what follows: f(i) for all rows. A few are left to who comes last.
+  template <class S, class F>
+  void rows(size_t count, S&& first, F&& f) {
+    pool.barrier([&] {
+      first();
+      for (size_t i = 0; count < kSplit && i < count; ++i) f(i);
+    });
+    if (count < kSplit) return;
+    pool.share(count, kSplit, thread, [&](size_t begin, size_t end) {
+      for (size_t i = begin; i < end; ++i) f(i);
+    });
+    pool.barrier([] {});
+  }
   template <class F>
-  void each_row(size_t rows, F&& f) {
-    if (rows < kSplit) {
-      for (size_t i = 0; i < rows; ++i) f(i);
-    } else {
-      pool.split(rows, kSplit, [&](size_t begin, size_t end, size_t) {
-        for (size_t i = begin; i < end; ++i) f(i);
-      });
-    }
+  void rows(size_t count, F&& f) {
+    rows(count, [] {}, f);
   }
 };
 
@@ -175,66 +183,116 @@ Decoder::Decoder(Shape shape, std::vector<Layer> layers, std::vector<Rope> ropes
 void Decoder::forward(const int64_t* tokens, size_t n, int64_t start, Cache& cache, size_t keep, float* logits,
                       Activations mode) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  const size_t width = shape_.width;
-  for (Numbers* buffer : {&hidden_, &normed_, &mixed_}) grow(*buffer, n * width);
+  grow(hidden_, n * shape_.width);
+  for (size_t i = 0; i < n; ++i) embedding_.row(static_cast<size_t>(tokens[i]), hidden_.data() + i * shape_.width);
   Pool::Lease pool = Pool::acquire();
-  pool->reserve(scratch(n, mode));
-  Step step{*pool, cache, n, start, mode, {}, {}};
-  step.each_row(n, [&](size_t i) {
-    embedding_.row(static_cast<size_t>(tokens[i]), hidden_.data() + i * width);
-    multiply(hidden_.data() + i * width, shape_.embedding_scale, width);
+  pool->reserve(make_room(n, keep, mode));
+  // One parallel section, in which nothing is allocated.
+  pool->each([&](size_t thread) {
+    Step step{*pool, thread, cache, n, start, mode, {}, {}};
+    for (size_t layer = 0; layer < layers_.size(); ++layer) {
+      attend_layer(step, layer);
+      mlp_layer(step, layer);
+    }
+    if (keep) finish(step, keep, logits);
   });
-  turn(step);
-  for (size_t layer = 0; layer < layers_.size(); ++layer) {
-    attend_layer(step, layer);
-    mlp_layer(step, layer);
+}
+
+// Grows every buffer; returns the bytes of scratch that a thread needs.
+size_t Decoder::make_room(size_t n, size_t keep, Activations mode) {
+  size_t most = 0;
+  const auto see = [&](const Linear& linear) {
+    reserve(*linear.matrix, n, mode, inputs_);
+    most = std::max(most, scratch_bytes(*linear.matrix, n, mode));
+  };
+  for (Numbers* buffer : {&normed_, &mixed_}) grow(*buffer, n * shape_.width);
+  for (size_t r = 0; r < ropes_.size(); ++r) grow(angles_[r], n * 2 * ropes_[r].frequency.size());
+  for (const Layer& layer : layers_) {
+    grow(attended_, n * layer.heads * layer.head_dim);
+    for (const std::vector<Linear>* linears : {&layer.qkv, &layer.gate_up})
+      for (size_t i = 0; i < linears->size(); ++i) {
+        see((*linears)[i]);
+        grow(wide_[i], n * (*linears)[i].matrix->rows());
+      }
+    see(layer.output), see(layer.down);
   }
-  if (keep == 0) return;
-  norm(step, norm_, hidden_.data() + (n - keep) * width, normed_.data(), keep);
-  predict(step, normed_.data(), keep, logits);
-  if (shape_.logit_cap > 0)
-    step.each_row(keep, [&](size_t i) { soft_cap(logits + i * shape_.vocabulary, shape_.logit_cap, shape_.vocabulary); });
+  const size_t parts = head_.parts().size();
+  predicted_.resize(parts), outputs_.resize(parts);
+  for (size_t k = 0; k < parts; ++k) {
+    see(head_.parts()[k]);
+    if (parts > 1) grow(predicted_[k], keep * head_.parts()[k].matrix->rows());
+    outputs_[k] = predicted_[k].data();
+  }
+  return most;
 }
 
 void Decoder::attend_layer(Step& step, size_t index) {
   const Layer& layer = layers_[index];
-  norm(step, layer.before_attention, hidden_.data(), normed_.data(), step.n);
-  const size_t q = layer.heads * layer.head_dim, kv = layer.kv_heads * layer.head_dim;
+  const size_t q = layer.heads * layer.head_dim, kv = layer.kv_heads * layer.head_dim, width = shape_.width;
   const size_t rows[3] = {q, kv, kv};
   step.lay_out(layer.qkv, rows, 3, wide_);
-  linear(step, layer.qkv, {normed_.data(), static_cast<size_t>(shape_.width)}, step.n, step.projected);
-  step.each_row(step.n, [&](size_t i) { place(step, index, i); });
-  grow(attended_, step.n * q);
+  linear(step, layer.qkv, {normed_.data(), width}, step.n, step.projected, [&](size_t i) {
+    if (index)
+      residual(layers_[index - 1].after_mlp, i);
+    else
+      enter(step, i);
+    rms_norm(hidden_.data() + i * width, layer.before_attention.data(), shape_.epsilon, width, normed_.data() + i * width);
+  });
+  step.rows(step.n, [&](size_t i) { place(step, index, i); });
   attend_heads(step, index);
   float* out = mixed_.data();
-  linear(step, {&layer.output, 1}, {attended_.data(), q}, step.n, &out);
-  residual(step, layer.after_attention, out);
+  linear(step, {&layer.output, 1}, {attended_.data(), q}, step.n, &out, [](size_t) {});
 }
 
 void Decoder::mlp_layer(Step& step, size_t index) {
   const Layer& layer = layers_[index];
-  norm(step, layer.before_mlp, hidden_.data(), normed_.data(), step.n);
-  const size_t inner = layer.down.matrix->cols(), rows[2] = {inner, inner};
+  const size_t inner = layer.down.matrix->cols(), rows[2] = {inner, inner}, width = shape_.width;
   step.lay_out(layer.gate_up, rows, 2, wide_);
-  linear(step, layer.gate_up, {normed_.data(), static_cast<size_t>(shape_.width)}, step.n, step.projected);
-  step.each_row(step.n, [&](size_t i) {
-    gated(step.projected[0] + i * step.stride[0], step.projected[1] + i * step.stride[1], inner, layer.gate);
+  linear(step, layer.gate_up, {normed_.data(), width}, step.n, step.projected, [&](size_t i) {
+    residual(layer.after_attention, i);
+    rms_norm(hidden_.data() + i * width, layer.before_mlp.data(), shape_.epsilon, width, normed_.data() + i * width);
   });
   float* out = mixed_.data();
-  linear(step, {&layer.down, 1}, {step.projected[0], step.stride[0]}, step.n, &out);
-  residual(step, layer.after_mlp, out);
+  linear(step, {&layer.down, 1}, {step.projected[0], step.stride[0]}, step.n, &out, [&](size_t i) {
+    gated(step.projected[0] + i * step.stride[0], step.projected[1] + i * step.stride[1], inner, layer.gate);
+  });
 }
 
-// Cosines and sines of all positions of this call, once for all layers.
-void Decoder::turn(Step& step) {
+// Logits of the last rows.
+void Decoder::finish(Step& step, size_t keep, float* logits) {
+  const size_t width = shape_.width, first = step.n - keep;
+  const bool whole = head_.parts().size() == 1;
+  linear(step, head_.parts(), {normed_.data(), width}, keep, whole ? &logits : outputs_.data(), [&](size_t i) {
+    residual(layers_.back().after_mlp, first + i);
+    rms_norm(hidden_.data() + (first + i) * width, norm_.data(), shape_.epsilon, width, normed_.data() + i * width);
+  });
+  if (!whole) gather_logits(step, keep, logits);
+  if (shape_.logit_cap > 0)
+    step.rows(keep, [&](size_t i) { soft_cap(logits + i * shape_.vocabulary, shape_.logit_cap, shape_.vocabulary); });
+}
+
+// Logits of the head's parts to where their rows are.
+void Decoder::gather_logits(Step& step, size_t keep, float* logits) {
+  step.pool.barrier([] {});
+  step.pool.share(head_.rows(), kGathered, step.thread, [&](size_t begin, size_t end) {
+    for (size_t k = 0, base = 0; k < head_.places().size(); base += head_.places()[k++].size()) {
+      const std::vector<int32_t>& rows = head_.places()[k];
+      const size_t low = std::max(begin, base), high = std::min(end, base + rows.size());
+      for (size_t i = 0; i < keep; ++i)
+        for (size_t at = low; at < high; ++at)
+          logits[i * shape_.vocabulary + rows[at - base]] = outputs_[k][i * rows.size() + at - base];
+    }
+  });
+}
+
+// A token's scaled embedding, and the cosines and sines of its position, which serve all layers.
+void Decoder::enter(Step& step, size_t row) {
+  multiply(hidden_.data() + row * shape_.width, shape_.embedding_scale, shape_.width);
   for (size_t r = 0; r < ropes_.size(); ++r) {
     const Numbers& frequency = ropes_[r].frequency;
-    const size_t half = frequency.size();
-    grow(angles_[r], step.n * 2 * half);
-    step.each_row(step.n, [&](size_t i) {
-      float* cosine = angles_[r].data() + i * 2 * half;
-      angles(frequency.data(), half, step.start + static_cast<int64_t>(i), ropes_[r].scaling, cosine, cosine + half);
-    });
+    float* cosine = angles_[r].data() + row * 2 * frequency.size();
+    angles(frequency.data(), frequency.size(), step.start + static_cast<int64_t>(row), ropes_[r].scaling, cosine,
+           cosine + frequency.size());
   }
 }
 
@@ -263,7 +321,7 @@ void Decoder::attend_heads(Step& step, size_t index) {
   const size_t shared = layer.heads / layer.kv_heads, queries = shared * step.n;
   const size_t piece = std::clamp<size_t>((layer.heads * step.n + step.pool.size() - 1) / step.pool.size(), 1, kQueries);
   const size_t pieces = (queries + piece - 1) / piece;
-  step.pool.split(layer.kv_heads * pieces, 1, [&](size_t begin, size_t end, size_t) {
+  step.pool.share(layer.kv_heads * pieces, 1, step.thread, [&](size_t begin, size_t end) {
     for (size_t task = begin; task < end; ++task) {
       Head head{{}, {}, layer.head_dim, layer.scale, layer.soft_cap, layer.window};
       const size_t kv = task / pieces, low = task % pieces * piece, high = std::min(low + piece, queries);
@@ -280,86 +338,54 @@ void Decoder::attend_heads(Step& step, size_t index) {
   });
 }
 
-void Decoder::norm(Step& step, const Numbers& weight, const float* x, float* out, size_t n) {
+// What the last product gave joins the stream.
+void Decoder::residual(const Numbers& weight, size_t row) {
   const size_t width = shape_.width;
-  step.each_row(n, [&](size_t i) { rms_norm(x + i * width, weight.data(), shape_.epsilon, width, out + i * width); });
+  float* mixed = mixed_.data() + row * width;
+  if (!weight.empty()) rms_norm(mixed, weight.data(), shape_.epsilon, width, mixed);
+  add(hidden_.data() + row * width, mixed, width);
 }
 
-void Decoder::residual(Step& step, const Numbers& weight, float* y) {
-  const size_t width = shape_.width;
-  step.each_row(step.n, [&](size_t i) {
-    float* row = y + i * width;
-    if (!weight.empty()) rms_norm(row, weight.data(), shape_.epsilon, width, row);
-    add(hidden_.data() + i * width, row, width);
-  });
-}
-
-// Several weights over the same inputs, which are prepared once where the weights' groups allow it.
-void Decoder::linear(Step& step, std::span<const Linear> linears, Rows x, size_t n, float* const* out) {
+// Several weights over the same inputs, rows of x that before(i) makes. Inputs are prepared once where the weights'
+// groups allow it.
+template <class F>
+void Decoder::linear(Step& step, std::span<const Linear> linears, Rows x, size_t n, float* const* out, F&& before) {
   using Clock = std::chrono::steady_clock;
-  const auto begun = Clock::now();
   for (size_t at = 0; at < linears.size();) {
     const Matrix& first = *linears[at].matrix;
-    reserve(first, n, step.mode, inputs_);
-    if (n < kSplit) {
-      prepare(first, x.data, x.stride, 0, n, step.mode, inputs_);
-    } else {
-      step.pool.split(n, kSplit, [&](size_t begin, size_t end, size_t) {
-        prepare(first, x.data, x.stride, begin, end, step.mode, inputs_);
-      });
-    }
     size_t stop = at + 1, tiles = first.tiles();
     while (stop < linears.size() && share(first, *linears[stop].matrix)) tiles += linears[stop++].matrix->tiles();
-    const size_t piece = std::max<size_t>(1, tiles / (4 * step.pool.size()));
-    step.pool.split(tiles, piece, [&](size_t begin, size_t end, size_t thread) {
+    const auto each = [&](size_t begin, size_t end, auto&& f) {  // f(weight, its tiles low, high)
       for (size_t i = at, base = 0; i < stop; base += linears[i++].matrix->tiles()) {
-        const Matrix& matrix = *linears[i].matrix;
-        const size_t low = std::max(begin, base), high = std::min(end, base + matrix.tiles());
-        if (low < high)
-          multiply(matrix, inputs_, low - base, high - base, out[i], matrix.rows(), step.mode,
-                   step.pool.scratch(thread));
+        const size_t low = std::max(begin, base), high = std::min(end, base + linears[i].matrix->tiles());
+        if (low < high) f(i, low - base, high - base);
       }
+    };
+    // The thread's first weights come while it waits for the others.
+    const size_t begin = step.thread * step.pool.piece_of(tiles, kTiles);
+    each(begin, begin + 1, [&](size_t i, size_t low, size_t) { fetch(*linears[i].matrix, low); });
+    step.rows(n, [&] { reserve(first, n, step.mode, inputs_); }, [&](size_t i) {
+      if (at == 0) before(i);
+      prepare(first, x.data, x.stride, i, i + 1, step.mode, inputs_);
     });
+    const auto begun = Clock::now();
+    step.pool.share(tiles, kTiles, step.thread, [&](size_t low_tile, size_t high_tile) {
+      each(low_tile, high_tile, [&](size_t i, size_t low, size_t high) {
+        multiply(*linears[i].matrix, inputs_, low, high, out[i], linears[i].matrix->rows(), step.mode,
+                 step.pool.scratch(step.thread));
+      });
+    });
+    if (step.thread == 0) product_seconds_ += std::chrono::duration<double>(Clock::now() - begun).count();
     at = stop;
   }
-  product_seconds_ += std::chrono::duration<double>(Clock::now() - begun).count();
-  for (size_t i = 0; i < linears.size(); ++i) {
-    const Numbers& bias = linears[i].bias;
-    if (!bias.empty()) step.each_row(n, [&](size_t r) { add(out[i] + r * bias.size(), bias.data(), bias.size()); });
-  }
-}
-
-// Logits (n, vocabulary) of the head's inputs x (n, width): those of every part of the head, put where its rows are.
-void Decoder::predict(Step& step, const float* x, size_t n, float* logits) {
-  const Rows inputs{x, static_cast<size_t>(shape_.width)};
-  const size_t parts = head_.places().size();
-  if (parts == 0) return linear(step, head_.parts(), inputs, n, &logits);
-  std::vector<float*> outs(parts);
-  predicted_.resize(parts);
-  for (size_t k = 0; k < parts; ++k) {
-    grow(predicted_[k], n * head_.places()[k].size());
-    outs[k] = predicted_[k].data();
-  }
-  linear(step, head_.parts(), inputs, n, outs.data());
-  for (size_t k = 0; k < parts; ++k) {
-    const std::vector<int32_t>& rows = head_.places()[k];
-    step.pool.split(rows.size(), kScattered, [&](size_t begin, size_t end, size_t) {
-      for (size_t i = 0; i < n; ++i)
-        for (size_t r = begin; r < end; ++r) logits[i * shape_.vocabulary + rows[r]] = outs[k][i * rows.size() + r];
+  const auto biased = [](const Linear& linear) { return !linear.bias.empty(); };
+  if (std::any_of(linears.begin(), linears.end(), biased))
+    step.rows(n, [&](size_t r) {
+      for (size_t i = 0; i < linears.size(); ++i) {
+        const Numbers& bias = linears[i].bias;
+        add(out[i] + r * linears[i].matrix->rows(), bias.data(), bias.size());
+      }
     });
-  }
-}
-
-size_t Decoder::scratch(size_t n, Activations mode) const {
-  size_t most = 0;
-  const auto see = [&](const Linear& linear) { most = std::max(most, scratch_bytes(*linear.matrix, n, mode)); };
-  for (const Linear& part : head_.parts()) see(part);
-  for (const Layer& layer : layers_) {
-    for (const Linear& linear : layer.qkv) see(linear);
-    for (const Linear& linear : layer.gate_up) see(linear);
-    see(layer.output), see(layer.down);
-  }
-  return most;
 }
 
 }  // namespace tailorbird

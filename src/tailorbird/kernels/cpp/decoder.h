@@ -74,7 +74,8 @@ class Decoder {
 
   const std::vector<Layer>& layers() const { return layers_; }
   const Shape& shape() const { return shape_; }
-  double product_seconds() const { return product_seconds_; }  // spent on packed weights so far, in all calls
+  // What the first thread spent on products with packed weights so far, in all calls.
+  double product_seconds() const { return product_seconds_; }
 
   // Logits (keep, vocabulary) of the last `keep` of n tokens that stand at position start and after.
   // Tokens are in range and fit into the cache. Scratch is grown, never shrunk; calls from several threads wait for
@@ -90,14 +91,15 @@ class Decoder {
   };
   void attend_layer(Step& step, size_t layer);
   void mlp_layer(Step& step, size_t layer);
-  void turn(Step& step);
+  void finish(Step& step, size_t keep, float* logits);
+  void enter(Step& step, size_t row);
   void place(Step& step, size_t layer, size_t row);
   void attend_heads(Step& step, size_t layer);
-  void norm(Step& step, const Numbers& weight, const float* x, float* out, size_t n);
-  void residual(Step& step, const Numbers& weight, float* y);
-  void linear(Step& step, std::span<const Linear> linears, Rows x, size_t n, float* const* out);
-  void predict(Step& step, const float* x, size_t n, float* logits);
-  size_t scratch(size_t n, Activations mode) const;
+  void residual(const Numbers& weight, size_t row);
+  template <class F>
+  void linear(Step& step, std::span<const Linear> linears, Rows x, size_t n, float* const* out, F&& before);
+  void gather_logits(Step& step, size_t keep, float* logits);
+  size_t make_room(size_t n, size_t keep, Activations mode);
 
   Shape shape_;
   std::vector<Layer> layers_;
@@ -109,7 +111,8 @@ class Decoder {
   Inputs inputs_;
   double product_seconds_ = 0;
   Numbers hidden_, normed_, mixed_, attended_, wide_[3];
-  std::vector<Numbers> predicted_;  // of every part of the head: (n, its rows)
+  std::vector<Numbers> predicted_;  // of every part of a head in parts: (keep, its rows)
+  std::vector<float*> outputs_;     // of every part of the head
   std::vector<Numbers> angles_;     // of every rotary table: (n, cosine and sine of half a head)
 };
 

@@ -48,7 +48,8 @@ View view(const Inputs& in) {
   return {in.rows,
           in.stride,
           in.groups,
-          {in.codes.data(), in.scales.data(), in.sums.data()},
+          {in.int8.codes.data(), in.int8.scales.data(), in.int8.sums.data()},
+          {in.rest.codes.data(), in.rest.scales.data(), in.rest.sums.data()},
           {in.values.data(), in.totals.data()}};
 }
 
@@ -144,9 +145,11 @@ void reserve(const Matrix& matrix, size_t n, Activations mode, Inputs& in) {
   in.stride = m.groups * m.steps * kColumns;
   if (mode == Activations::fp32 || m.order) room(in.values, n * in.stride);
   if (mode == Activations::fp32) return room(in.totals, n * in.groups);
-  room(in.codes, n * in.stride);
-  room(in.scales, n * in.groups);
-  room(in.sums, n * in.groups);
+  for (Inputs::Terms* terms : {&in.int8, &in.rest}) {
+    room(terms->codes, n * in.stride);
+    room(terms->scales, n * in.groups);
+    room(terms->sums, n * in.groups);
+  }
 }
 
 void prepare(const Matrix& matrix, const float* x, size_t x_stride, size_t begin, size_t end, Activations mode,
@@ -169,8 +172,10 @@ void prepare(const Matrix& matrix, const float* x, size_t x_stride, size_t begin
       for (size_t k = 0; k < m.cols; ++k) values[k] = row[m.order[k]];
       row = values;
     }
-    current().load()->quantize(row, m.group_size, m.groups, in.codes.data() + i * in.stride,
-                               in.scales.data() + i * m.groups, in.sums.data() + i * m.groups);
+    const auto row_of = [&](Inputs::Terms& to) {
+      return Rounded{to.codes.data() + i * in.stride, to.scales.data() + i * m.groups, to.sums.data() + i * m.groups};
+    };
+    current().load()->quantize(row, m.group_size, m.groups, row_of(in.int8), row_of(in.rest));
   }
 }
 

@@ -70,10 +70,14 @@ class Matrix {
 
 // Activations brought into the form of the kernels; kept by who calls often.
 struct Inputs {
+  struct Terms {
+    std::vector<int8_t> codes;
+    std::vector<float> scales;
+    std::vector<int32_t> sums;
+  };
   size_t rows = 0, stride = 0, groups = 0;  // stride: columns of a padded row
-  std::vector<int8_t> codes;
-  std::vector<float> values, scales, totals;
-  std::vector<int32_t> sums;
+  Terms int8, rest;
+  std::vector<float> values, totals;
 };
 
 enum class Activations : uint8_t { int8, fp32 };

@@ -57,9 +57,10 @@ static inline size_t group_bytes(const Run& run, size_t steps) {
 }
 
 // Activations as the kernels read them: columns in stored order, every group padded to whole steps.
+// With 8 bits a value is code * scale, and in wide groups, those whose rest has a scale, plus the rest's code * scale.
 struct Activations8 {
   const int8_t* codes;    // (rows, stride)
-  const float* scales;    // (rows, groups): value = code * scale
+  const float* scales;    // (rows, groups)
   const int32_t* sums;    // (rows, groups): sums of the codes
 };
 struct Activations32 {
@@ -68,15 +69,22 @@ struct Activations32 {
 };
 struct View {
   size_t rows, stride, groups;
-  Activations8 int8;
+  Activations8 int8, rest;
   Activations32 fp32;
+};
+
+// Where one row of such activations goes.
+struct Rounded {
+  int8_t* codes;
+  float* scales;
+  int32_t* sums;
 };
 
 // One compiled set of kernels.
 struct Variant {
   const char* name;
-  // One row of `columns` values in `groups` groups: padded codes, and a scale and a sum a group.
-  void (*quantize)(const float* x, size_t group_size, size_t groups, int8_t* codes, float* scales, int32_t* sums);
+  // One row of `groups` groups of values: padded codes, and a scale and a sum a group.
+  void (*quantize)(const float* x, size_t group_size, size_t groups, Rounded main, Rounded rest);
   // Tiles begin .. end times all rows of the activations. `few`: at most 8 rows.
   void (*few)(const Layout&, const View&, size_t begin, size_t end, float* out, size_t stride);
   void (*many)(const Layout&, const View&, size_t begin, size_t end, float* out, size_t stride, void* scratch);

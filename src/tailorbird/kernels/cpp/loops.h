@@ -2,6 +2,7 @@
 //
 // Within a group all is integer: t = sum of codes * activations - zero * sum of activations. Beyond it every lane
 // adds float(t) * (scale * activation scale), a multiplication and an addition rounded each, groups in stored order.
+// The rest of a wide group follows its group, as if it were one more.
 // So all variants give the same bits, and a row of activations gives the same whatever rows it is multiplied with.
 #pragma once
 
@@ -9,6 +10,7 @@
 
 #include "bits.h"
 #include "layout.h"
+#include "quantize.h"
 
 namespace tailorbird {
 
@@ -54,6 +56,10 @@ struct Loops {
       low = V::add(low, V::mul(h.offset, V::fset(static_cast<float>(total) * unit)));
     }
     sum = V::add(sum, V::mul(V::to_float(t), V::mul(h.scale, V::fset(unit))));
+  }
+
+  static inline void add(const Run& run, const Header& h, I t, const Activations8& x, size_t at, F& sum, F& low) {
+    finish(run, h, t, x.scales[at], x.sums[at], sum, low);
   }
 
   // A run's sums, in units of its rows, into the result.
@@ -113,13 +119,25 @@ struct Loops {
     for (int i = 0; i < M; ++i) sum[i] = low[i] = V::fset(0);
     for (size_t k = 0; k < run.count; ++k, p += head + body) {
       const size_t g = run.groups[k];
-      const int8_t* rows[M];
-      for (int i = 0; i < M; ++i) rows[i] = x.int8.codes + i * x.stride + g * width;
+      const int8_t* rows[2 * M];
+      bool wide = false;
+      for (int i = 0; i < M; ++i) {
+        rows[i] = x.int8.codes + i * x.stride + g * width;
+        rows[M + i] = x.rest.codes + i * x.stride + g * width;
+        wide |= x.rest.scales[i * x.groups + g] != 0;
+      }
       const Header h = header(run, p);
-      I t[M];
-      dots<B, M>(p + head, m.steps, rows, t);
-      for (int i = 0; i < M; ++i)
-        finish(run, h, t[i], x.int8.scales[i * x.groups + g], x.int8.sums[i * x.groups + g], sum[i], low[i]);
+      I t[2 * M];
+      if (!wide)
+        dots<B, M>(p + head, m.steps, rows, t);
+      else if constexpr (8 * M <= V::kRegisters)
+        dots<B, 2 * M>(p + head, m.steps, rows, t);
+      else
+        dots<B, M>(p + head, m.steps, rows, t), dots<B, M>(p + head, m.steps, rows + M, t + M);
+      for (int i = 0; i < M; ++i) {
+        add(run, h, t[i], x.int8, i * x.groups + g, sum[i], low[i]);
+        if (x.rest.scales[i * x.groups + g] != 0) add(run, h, t[M + i], x.rest, i * x.groups + g, sum[i], low[i]);
+      }
     }
     for (int i = 0; i < M; ++i) total[i] = fold(run, units, total[i], sum[i], low[i]);
   }
@@ -205,11 +223,13 @@ struct Loops {
     return table[bits - 1];
   }
 
+  static Activations8 terms_from(const Activations8& x, size_t column, size_t group) {
+    return {x.codes + column, x.scales + group, x.sums + group};
+  }
   static View from_row(View x, size_t row) {
     x.rows -= row;
-    x.int8.codes += row * x.stride;
-    x.int8.scales += row * x.groups;
-    x.int8.sums += row * x.groups;
+    x.int8 = terms_from(x.int8, row * x.stride, row * x.groups);
+    x.rest = terms_from(x.rest, row * x.stride, row * x.groups);
     x.fp32.values += row * x.stride;
     x.fp32.sums += row * x.groups;
     return x;
@@ -258,9 +278,10 @@ struct Loops {
     return table[bits - 1];
   }
 
-  // The integer sums of one group. All indices are constants once unrolled, so the sums stay in registers.
-  template <int T, int M, int B>
-  static inline void sums_of(size_t steps, const uint8_t* codes, size_t codes_stride, const int8_t* x, size_t stride,
+  // The integer sums of one group; row i of the activations starts at x + offset(i). All indices are constants once
+  // unrolled, so the sums stay in registers.
+  template <int T, int M, int B, class Offset>
+  static inline void sums_of(size_t steps, const uint8_t* codes, size_t codes_stride, const int8_t* x, Offset offset,
                              int32_t (*out)[T][kLane]) {
     I t[M][T];
 #pragma GCC unroll 12
@@ -274,7 +295,7 @@ struct Loops {
 #pragma GCC unroll 12
       for (int i = 0; i < M; ++i)
 #pragma GCC unroll 2
-        for (int j = 0; j < T; ++j) t[i][j] = V::template dot<B>(t[i][j], w[j], x + i * stride);
+        for (int j = 0; j < T; ++j) t[i][j] = V::template dot<B>(t[i][j], w[j], x + offset(i));
     }
 #pragma GCC unroll 12
     for (int i = 0; i < M; ++i)
@@ -282,28 +303,52 @@ struct Loops {
       for (int j = 0; j < T; ++j) V::store_int(out[i][j], t[i][j]);
   }
 
-  // M rows times the same groups of T tiles. Float sums stand at sums[((i * T) + t) * 2 * kLane].
+  // One group's integer sums into the float sums of row i, which stand at sums[((i * T) + t) * 2 * kLane].
+  template <int T>
+  static inline void keep(const Run& run, const Header* headers, const int32_t (*found)[kLane], const Activations8& x,
+                          size_t at, float* sums) {
+    for (int j = 0; j < T; ++j, sums += 2 * kLane) {
+      F sum = V::load(sums), low = V::load(sums + kLane);
+      add(run, headers[j], V::load_int(found[j]), x, at, sum, low);
+      V::store(sums, sum);
+      V::store(sums + kLane, low);
+    }
+  }
+
+  // The rests of those of M rows whose group is wide, some at a time.
+  template <int T, int M, int B>
+  static inline void rests(const Layout& m, const Run& run, size_t g, const Header* headers, const uint8_t* codes,
+                           size_t codes_stride, const View& x, float* sums) {
+    constexpr int kSome = M < 4 ? M : 4;
+    size_t wide[M + kSome], count = 0;
+    for (int i = 0; i < M; ++i)
+      if (x.rest.scales[i * x.groups + g] != 0) wide[count++] = i;
+    for (size_t i = count; i < count + kSome; ++i) wide[i] = 0;  // taken along, and not used
+    for (size_t at = 0; at < count; at += kSome) {
+      const size_t* rows = wide + at;
+      alignas(64) int32_t found[kSome][T][kLane];
+      sums_of<T, kSome, B>(m.steps, codes, codes_stride, x.rest.codes + g * m.steps * kColumns,
+                           [&](int i) { return rows[i] * x.stride; }, found);
+      for (size_t i = 0; i < kSome && at + i < count; ++i)
+        keep<T>(run, headers, found[i], x.rest, rows[i] * x.groups + g, sums + rows[i] * T * 2 * kLane);
+    }
+  }
+
+  // M rows times the same groups of T tiles.
   template <int T, int M, int B>
   static void block(const Layout& m, const Run& run, size_t first, size_t count, const uint8_t* const* heads,
                     const uint8_t* codes, size_t codes_stride, const View& x, float* sums) {
-    const size_t width = m.steps * kColumns, bytes = group_bytes(run, m.steps);
-    for (size_t k = 0; k < count; ++k) {
+    const size_t bytes = group_bytes(run, m.steps);
+    for (size_t k = 0; k < count; ++k, codes += m.steps * 64) {
       const size_t g = run.groups[first + k];
-      const int8_t* rows = x.int8.codes + g * width;
-      const uint8_t* c = codes + k * m.steps * 64;
       alignas(64) int32_t found[M][T][kLane];
-      sums_of<T, M, B>(m.steps, c, codes_stride, rows, x.stride, found);
-      for (int j = 0; j < T; ++j) {
-        const Header h = header(run, heads[j] + k * bytes);
-        for (int i = 0; i < M; ++i) {
-          float* at = sums + (i * T + j) * 2 * kLane;
-          F sum = V::load(at), low = V::load(at + kLane);
-          finish(run, h, V::load_int(found[i][j]), x.int8.scales[i * x.groups + g], x.int8.sums[i * x.groups + g], sum,
-                 low);
-          V::store(at, sum);
-          V::store(at + kLane, low);
-        }
-      }
+      sums_of<T, M, B>(m.steps, codes, codes_stride, x.int8.codes + g * m.steps * kColumns,
+                       [&](int i) { return i * x.stride; }, found);
+      Header headers[T];
+      for (int j = 0; j < T; ++j) headers[j] = header(run, heads[j] + k * bytes);
+      for (int i = 0; i < M; ++i)
+        keep<T>(run, headers, found[i], x.int8, i * x.groups + g, sums + i * T * 2 * kLane);
+      rests<T, M, B>(m, run, g, headers, codes, codes_stride, x, sums);
     }
   }
 
@@ -364,45 +409,8 @@ struct Loops {
     }
   }
 
-  // --- activations ---
-
-  static void quantize(const float* x, size_t group_size, size_t groups, int8_t* codes, float* scales, int32_t* sums) {
-    const size_t width = (group_size + kColumns - 1) / kColumns * kColumns;
-    for (size_t g = 0; g < groups; ++g, x += group_size, codes += width) {
-      uint32_t top = 0;  // magnitudes as integers: infinities and what is no number come out largest
-      for (size_t i = 0; i < group_size; ++i) {
-        uint32_t bits;
-        std::memcpy(&bits, x + i, 4);
-        bits &= 0x7FFFFFFFu;
-        top = bits > top ? bits : top;
-      }
-      float largest;
-      std::memcpy(&largest, &top, 4);
-      const bool finite = top < 0x7F800000u, tiny = largest < 1e-35f;
-      const float inverse = !finite || tiny ? 0.0f : 127.0f / largest;
-      // Not finite: every result is made "not a number", as a float product would mostly be.
-      scales[g] = !finite ? __builtin_nanf("") : tiny ? 0.0f : largest / 127.0f;
-      int32_t sum = 0;
-      if (inverse == 0.0f) {
-        std::memset(codes, 0, group_size);
-      } else {
-        for (size_t i = 0; i < group_size; ++i) {
-          // Adding 1.5 * 2**23 leaves the number, rounded to nearest even, in the low bits.
-          const float shifted = x[i] * inverse + 12582912.0f;
-          int32_t bits;
-          std::memcpy(&bits, &shifted, 4);
-          const int32_t code = bits - 0x4B400000;
-          codes[i] = static_cast<int8_t>(code);
-          sum += code;
-        }
-      }
-      std::memset(codes + group_size, 0, width - group_size);
-      sums[g] = sum;
-    }
-  }
-
   static constexpr Variant variant(const char* name) {
-    return {name, quantize, few, many, exact, many_scratch};
+    return {name, quantize_row, few, many, exact, many_scratch};
   }
 };
 

@@ -141,16 +141,13 @@ void Pool::run(void (*task)(void*, size_t), void* context) {
   for (uint32_t left; (left = busy_.load(std::memory_order_acquire)) != 0;) changed(busy_, left);
 }
 
-void Pool::barrier() {
-  if (workers_.empty()) return;
-  const uint32_t passed = passed_.load(std::memory_order_acquire);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) == workers_.size()) {
-    arrived_.store(0, std::memory_order_relaxed);
-    passed_.fetch_add(1, std::memory_order_release);
-    passed_.notify_all();
-  } else {
-    changed(passed_, passed);
-  }
+void Pool::pass() {
+  arrived_.store(0, std::memory_order_relaxed);
+  next_.store(0, std::memory_order_relaxed);
+  passed_.fetch_add(1, std::memory_order_release);
+  passed_.notify_all();
 }
+
+void Pool::wait(uint32_t passed) { changed(passed_, passed); }
 
 }  // namespace tailorbird

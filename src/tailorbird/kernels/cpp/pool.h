@@ -1,6 +1,7 @@
 // Threads that are made once and kept. Between two parallel sections they spin for some microseconds, then sleep.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -62,8 +63,29 @@ class Pool {
     });
   }
 
-  // Inside a parallel section: waits until every thread of the pool has come here.
-  void barrier();
+  // --- Inside a parallel section, which may last long: every thread of the pool goes through the same calls. ---
+
+  // Waits until every thread has come here; the last one calls f() before all go on.
+  template <class F>
+  void barrier(F&& f) {
+    const uint32_t passed = passed_.load(std::memory_order_acquire);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) == workers_.size()) {
+      f();
+      pass();
+    } else {
+      wait(passed);
+    }
+  }
+
+  // f(begin, end) over 0..count, from one barrier to the next at most once: in pieces of at least `least`, of which each
+  // thread's first is known beforehand; the others are taken by whoever is free.
+  template <class F>
+  void share(size_t count, size_t least, size_t thread, F&& f) {
+    const size_t piece = piece_of(count, least);
+    for (size_t at = thread; at * piece < count; at = size() + next_.fetch_add(1, std::memory_order_relaxed))
+      f(at * piece, std::min((at + 1) * piece, count));
+  }
+  size_t piece_of(size_t count, size_t least) const { return std::max(least, count / (4 * size())); }
 
   // Scratch of `bytes` for each thread, 64-byte aligned; kept, and grown only. Call it outside parallel sections.
   void reserve(size_t bytes);
@@ -72,6 +94,8 @@ class Pool {
  private:
   explicit Pool(size_t threads);
   void work(size_t thread);
+  void pass();
+  void wait(uint32_t passed);
 
   struct Free {
     void operator()(void* p) const;
@@ -86,6 +110,7 @@ class Pool {
   alignas(64) std::atomic<uint32_t> busy_{0};     // workers that have not finished this one
   alignas(64) std::atomic<uint32_t> arrived_{0};
   alignas(64) std::atomic<uint32_t> passed_{0};   // counts barriers
+  alignas(64) std::atomic<size_t> next_{0};       // of what `share` deals out
 };
 
 }  // namespace tailorbird

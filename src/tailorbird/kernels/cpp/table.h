@@ -19,6 +19,9 @@ struct Linear {
 // The linear layer is there and of this shape.
 bool fits(const Linear& linear, size_t rows, size_t cols);
 
+// One for each of these rows, or one fused of all.
+bool fits(const std::vector<Linear>& linears, const std::vector<size_t>& rows, size_t cols);
+
 class Table {
  public:
   // `rows` says for every row of every part which row of the weight it is; without, one part is the weight. Throws
