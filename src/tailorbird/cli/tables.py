@@ -145,9 +145,13 @@ def samples_text(report: Mapping[str, Any]) -> str:
 
 
 def _code_bits(form: Mapping[str, Any]) -> str:
-    """Bits of a format's codes; where groups differ, their mean and range; of a sum, those of its terms."""
+    """Bits of a format's codes; where groups differ, their mean and range; of a sum, those of its terms; of classes of
+    rows, how many rows have which."""
     if "terms" in form:
         return "+".join(_code_bits(term) for term in form["terms"])
+    if "classes" in form:
+        whole = sum(one["rows"] for one in form["classes"])
+        return ", ".join(f"{_code_bits(one)}: {one['rows'] / whole:.0%}" for one in form["classes"])
     bits = form.get("bits", form.get("kind"))
     if not isinstance(bits, str):
         return str(bits)
