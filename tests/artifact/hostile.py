@@ -15,6 +15,7 @@ import json
 import lzma
 import os
 import random
+import re
 import resource
 import shutil
 import sys
@@ -312,7 +313,9 @@ def values(folder: Path, rng: Rng) -> None:
     path = folder / rng.choice(tables(folder))
     header, body = split(path)
     kinds = (".scales", ".row_scales", ".offsets", ".row_offsets", "norm.weight", ".column_order")
-    names = [n for n in header if n.endswith(kinds) and header[n]["dtype"] in ("F16", "BF16", "I32", "F32")]
+    # Arrays of a term or a class have its number behind their name.
+    plain = {name: re.sub(r"_\d+$", "", name) for name in header}
+    names = [n for n in header if plain[n].endswith(kinds) and header[n]["dtype"] in ("F16", "BF16", "I32", "F32")]
     name = rng.choice(names)
     low, high = header[name]["data_offsets"]
     data = bytearray(body)

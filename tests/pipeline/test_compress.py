@@ -56,8 +56,9 @@ def test_written_is_planned(model_of: Any, text: Path, tmp_path: Path, family: s
     assert verify(written.folder).digest == written.digest
     for part in written.plan.parts:
         assert written.planes(part.name).nbytes == result.facts[part.name]["bytes"]
-        # Rows of an embedding or a head that no text reads may lose most of what they are.
-        assert 0 < result.facts[part.name]["error"] < (0.5 if part.block is not None else 1)
+        # Rows that no text reads may lose most of what they are, and so may a part whose block makes up for it.
+        alone = part.block is not None and "block" not in find(method).needs
+        assert 0 < result.facts[part.name]["error"] < (0.5 if alone else 1)
 
 
 @pytest.mark.usefixtures("here")
