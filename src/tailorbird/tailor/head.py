@@ -3,7 +3,8 @@
     h(s) = s + W1 tanh(W0 s + b0) + b1        scores = h(s) . items
 
 The trunk's own head is all zeros, so the trunk alone is its own first version. Without the residual it is the
-head of DUET as published (Lv et al., arXiv 2209.05227). Items stay shared: the head maps the state, and what ranks is one product.
+head of DUET as published (Lv et al., arXiv 2209.05227). Items stay shared: the head maps the state, and
+what ranks is one product.
 """
 
 from __future__ import annotations

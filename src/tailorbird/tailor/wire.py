@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tailorbird.errors import ArtifactError
-from tailorbird.tailor.manifest import Adaptive, Floats, Manifest, Tensors, digest_of
+from tailorbird.tailor.manifest import MAX_BYTES, Adaptive, Floats, Manifest, Tensors, digest_of
 from tailorbird.tailor.patch import DTYPES, KINDS, Array, Body, Patch, apply, layout, quantised
 
 Encoding = Literal["raw", "rows", "planes"]
@@ -42,15 +42,14 @@ def encode(patch: Patch, trunk: Tensors, manifest: Manifest, *, tolerance: float
     Raises:
         ArtifactError: the manifest does not allow the patch, or no encoding keeps its limit of bytes.
     """
-    wanted = apply(trunk, patch, manifest)
+    wanted = apply(trunk, patch, replace(manifest, max_bytes=MAX_BYTES))  # what is sent counts, not what it was
     messages = []
     for encoding, form in _forms(patch, wanted, trunk, manifest):
-        found = apply(trunk, form, manifest)
-        message = _message(encoding, form, trunk, manifest, _result(found, manifest))
-        if len(message) <= manifest.max_bytes and _near(found, wanted, manifest, tolerance):
-            messages.append(message)
+        if form.nbytes <= manifest.max_bytes:
+            result = _result(apply(trunk, form, manifest), manifest)
+            messages.append(_message(encoding, form, trunk, manifest, result))
     for message in sorted(messages, key=len):
-        if _near(receive(message, trunk, manifest), wanted, manifest, tolerance):
+        if len(message) <= manifest.max_bytes and _near(receive(message, trunk, manifest), wanted, manifest, tolerance):
             return message
     raise ArtifactError(
         f"no encoding of the patch keeps {manifest.max_bytes} bytes", hint="a smaller patch, or a larger tolerance"
@@ -212,7 +211,7 @@ def _unpacked(payload: bytes, size: int) -> bytes:
     """At most `size` bytes, whatever the payload would grow to."""
     stream = zlib.decompressobj()
     try:
-        found = stream.decompress(payload, size + 1)
+        found: bytes = stream.decompress(payload, size + 1)
     except zlib.error as cause:
         raise _bad(f"can't be unpacked: {cause}") from cause
     if not stream.eof or stream.unused_data:
