@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -17,9 +17,9 @@ def command(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="sasrec, gru4rec or bert4rec.")],
     data: Annotated[str, typer.Option("--data", help="See `tailorbird data list`.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the trained model; it must not exist.")],
-    split: Annotated[Literal["leave-one-out", "time"], typer.Option("--split", help="What is held back.")] = (
-        "leave-one-out"
-    ),
+    split: Annotated[
+        str, typer.Option("--split", help="What is held back: leave-one-out, time, or last-10 (streams of ten events).")
+    ] = "leave-one-out",
     shape: Annotated[
         list[str] | None, typer.Option("--shape", metavar="KEY=VALUE", help="length, width, layers, heads, dropout.")
     ] = None,

@@ -178,7 +178,8 @@ def _changed(array: Array, entry: Adaptive, trunk: Tensors) -> bytes:
     rows = array.reshape(entry.matrix)
     old = trunk[entry.name].astype(array.dtype).reshape(entry.matrix)
     moved = (rows.view(f"u{array.dtype.itemsize}") != old.view(f"u{array.dtype.itemsize}")).any(1)
-    return np.packbits(moved, bitorder="little").tobytes() + rows[moved].tobytes()
+    found: bytes = np.packbits(moved, bitorder="little").tobytes() + rows[moved].tobytes()
+    return found
 
 
 def _rows(payload: bytes, empty: Patch, entries: list[Adaptive], trunk: Tensors) -> dict[str, Body]:
@@ -211,7 +212,7 @@ def _unpacked(payload: bytes, size: int) -> bytes:
     """At most `size` bytes, whatever the payload would grow to."""
     stream = zlib.decompressobj()
     try:
-        found: bytes = stream.decompress(payload, size + 1)
+        found = stream.decompress(payload, size + 1)
     except zlib.error as cause:
         raise _bad(f"can't be unpacked: {cause}") from cause
     if not stream.eof or stream.unused_data:
