@@ -106,15 +106,15 @@ def test_type_or_else_parity(way: str) -> None:
     table[0] = 0
     maker = Duet(8) if way == "generated" else Static(8)
     optimiser = torch.optim.Adam(maker.parameters(), 0.01)
-    counts = torch.full((512,), 6)
+    counts = torch.full((256,), 6)
     for step in range(120):
-        ids, last, target, label = toy(512, step)
+        ids, last, target, label = toy(256, step)
         mapped = through(last_vector[last], maker(table[ids] / 8**0.5, counts))
         loss = functional.binary_cross_entropy_with_logits((mapped * target_vector[target]).sum(1), label)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    ids, last, target, label = toy(512, 9999)
+    ids, last, target, label = toy(256, 9999)
     with torch.no_grad():
         mapped = through(last_vector[last], maker(table[ids] / 8**0.5, counts))
     found = auc(label.bool().numpy(), (mapped * target_vector[target]).sum(1).double().numpy())
@@ -122,7 +122,7 @@ def test_type_or_else_parity(way: str) -> None:
 
 
 def test_training_begins_at_the_trunk(cycles: Sequences) -> None:
-    """Before the first step the generated head adds nothing, so the choice on validation never loses to the trunk there."""
+    """Before the first step the generated head adds nothing, so the choice on validation never loses to the trunk."""
     split = leave_one_out(cycles)
     trunk, maker = made("sasrec", items=12), Duet(WIDTH)
     np.testing.assert_array_equal(trunk.score([ONE]), scorer(trunk, maker)([ONE]))
@@ -148,7 +148,7 @@ def test_published_form_trains_both(cycles: Sequences) -> None:
 
 
 def test_identity_of_the_generator() -> None:
-    """An untrained generator's patch is one that changes the head, but not what it gives; zeros change nothing at all."""
+    """An untrained generator's patch changes the head, but not what it gives; one of zeros changes nothing at all."""
     model = made("gru4rec")
     trunk = with_head(arrays(model), WIDTH)
     manifest = manifest_for(trunk)
