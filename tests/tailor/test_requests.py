@@ -123,7 +123,7 @@ def drifting(devices: int, seed: int) -> tuple[Stream, np.ndarray]:
     for i in range(events):
         for j in range(i + 1):
             table[:, i, j + 1] = np.where(side[:, i] == side[:, j], 0, 99)
-    items = np.ones((devices * events,), np.int64)
+    items = np.where(side > 0, 1, 2).reshape(-1)  # what follows tells the sides apart, so stage 2 keeps them apart
     split = last_events(Sequences("drift", np.array([0, 3, devices * events]), items, 5), 1)
     at = np.arange(devices * events).reshape(devices, events)
     return Stream(split, np.arange(devices), at, states.astype(np.float32)), table
