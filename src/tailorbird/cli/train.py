@@ -37,7 +37,7 @@ def command(
 
     this = session(context)
     this.interrupted = lambda: f"go on with --resume; the last finished epoch is kept beside {out}"
-    options = {"shape": _pairs(shape), "settings": _pairs(settings)}
+    options = {"shape": pairs(shape), "settings": pairs(settings)}
     found = train_and_test(kind, store.load(data), split, out, resume=resume, told=_told, **options)
     if this.json:
         this.emit(found)
@@ -60,7 +60,12 @@ def _show(this: Session, found: dict[str, Any], out: Path) -> None:
     this.line(f"{out}: {found['seconds']:.0f} s, {found['samples_per_s']:.0f} predictions a second")
 
 
-def _pairs(texts: list[str] | None) -> dict[str, str]:
+def pairs(texts: list[str] | None) -> dict[str, str]:
+    """Texts such as ``epochs=20`` as a table.
+
+    Raises:
+        UsageError: one has no equals sign.
+    """
     odd = [text for text in texts or [] if "=" not in text]
     if odd:
         raise UsageError(f"{odd[0]!r} is no KEY=VALUE", hint="such as --set epochs=20")

@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from tailorbird.errors import ArtifactError
+from tailorbird.errors import ArtifactError, UsageError
 from tailorbird.files import read_json
 from tailorbird.tailor.head import mapped, with_head
 from tailorbird.tailor.manifest import Floats, Manifest, Tensors, digest_of, manifest_of_json
@@ -53,7 +53,15 @@ class Device:
         self.tensors = receive(message, self.trunk, self.manifest)
 
     def state(self, history: list[int]) -> Floats:
-        """What the trunk makes of a history of items, oldest first; (width,)."""
+        """What the trunk makes of a history of items, oldest first; (width,).
+
+        Raises:
+            UsageError: an item that is none of the trunk's.
+        """
+        if history and not 1 <= min(history) <= max(history) <= int(self.shape["items"]):
+            raise UsageError(
+                f"items lie between 1 and {self.shape['items']}", hint="give numbers or titles of the data"
+            )
         ids = np.array(history[-int(self.shape["length"]) :] or [0], np.int64)
         return _STATES[self.name](ids, self.tensors, self.shape)
 
@@ -79,6 +87,22 @@ def load(folder: Path) -> Device:
         raise ArtifactError(
             f"{folder} is no tailored model: {cause}", hint="make it: tailorbird tailor train"
         ) from cause
+
+
+def read_patch(path: Path, manifest: Manifest) -> bytes:
+    """A message from a file; no more is read than the manifest allows.
+
+    Raises:
+        ArtifactError: it can't be read, or is longer.
+    """
+    try:
+        with path.open("rb") as handle:
+            message = handle.read(manifest.max_bytes + 1)
+    except OSError as cause:
+        raise ArtifactError(f"{path} can't be read: {cause}", hint="make it: tailorbird tailor make") from cause
+    if len(message) > manifest.max_bytes:
+        raise ArtifactError(f"{path} is longer than {manifest.max_bytes} bytes", hint="it is no patch of this model")
+    return message
 
 
 def _sasrec(ids: Any, tensors: Tensors, shape: Mapping[str, Any]) -> Floats:
