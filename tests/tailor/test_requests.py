@@ -8,7 +8,17 @@ import torch
 
 from tailorbird.errors import DataError, UsageError
 from tailorbird.tailor.head import NAMES, manifest_for, mapped
-from tailorbird.tailor.intellectreq import DRAWS, LATENT, Detector, divergence, freeze, learn, pairs, uncertainty
+from tailorbird.tailor.intellectreq import (
+    DRAWS,
+    LATENT,
+    Detector,
+    divergence,
+    freeze,
+    learn,
+    mapper,
+    pairs,
+    uncertainty,
+)
 from tailorbird.tailor.requests import ALWAYS, NEVER, POLICIES, Situation, calibrate, drift, every, rate, replay
 from tailorbird.tailor.staleness import NEVER as ABSENT
 from tailorbird.tailor.staleness import Stream, quality, rank_table, ranks_of, send, stream_of
@@ -132,7 +142,7 @@ def drifting(devices: int, seed: int) -> tuple[Stream, np.ndarray]:
 def test_a_detector_beats_dice_where_states_turn() -> None:
     trial, table = drifting(300, 0)
     items = np.random.default_rng(1).standard_normal((6, 8)).astype(np.float32)
-    report = learn(trial, table, items)
+    report = learn(mapper(trial, items), trial, table)
     assert report.auc > 0.8
     real, truth = drifting(300, 1)
     gains = {}

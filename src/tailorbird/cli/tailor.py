@@ -91,7 +91,7 @@ def applied(
     recipe: Recipe = None,
     json: Json = False,
 ) -> None:
-    """Put a patch to use as a device does, without torch, and recommend."""
+    """Put a patch to use as a device does, in numpy, and recommend."""
     from tailorbird.files import read_json
     from tailorbird.tailor.device import CONFIG, load, read_patch
     from tailorbird.zoo.recommenders.recommend import best, items_named

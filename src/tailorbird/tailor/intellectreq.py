@@ -14,6 +14,7 @@ fixed so that a device decides once, stage 3 also sees how far the two states li
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +28,7 @@ from tailorbird.tailor.staleness import Stream
 from tailorbird.tasks.sequences.dataset import Ints
 from tailorbird.tasks.sequences.metrics import auc
 
-LATENT, DRAWS, TOP = 16, 10, 10
+LATENT, DRAWS, TOP, BATCH = 16, 10, 10, 256
 HELD = 0.2  # share of the devices on which the epoch is chosen
 
 
@@ -113,34 +114,58 @@ class Report:
     pairs: int
 
 
-def learn(
-    stream: Stream,
-    table: Ints,
-    items: Floats,
-    *,
-    steps: int = 200,
-    rate: float = 0.01,
-    seed: int = 0,
-    gain: bool = False,
-) -> Report:
-    """Train a detector on a validation stream.
+def mapper(stream: Stream, items: Floats, *, steps: int = 100, rate: float = 0.01, seed: int = 0) -> Detector:
+    """Stage 2 on a validation stream.
 
     Args:
         stream: of validation events.
-        table: its ranks, from `staleness.rank_table`.
         items: the table of items, (items + 1, width).
-        steps: of either stage.
-        rate: of Adam; three times as much in stage 3.
+        steps: of Adam, `BATCH` events each.
+        rate: of Adam.
         seed: of every random choice.
-        gain: learn whether a fresh head would do no better, in place of whether the old one is right.
     """
     torch.manual_seed(seed)
     model = Detector(stream.states.shape[2])
-    _stage2(model, stream, torch.from_numpy(items), steps, rate)
+    optimiser, table = torch.optim.Adam(freeze(model, 2), rate), torch.from_numpy(items)
+    now = torch.from_numpy(stream.states.reshape(-1, stream.states.shape[2]))
+    target = torch.from_numpy(stream.split.data.items[stream.at.reshape(-1)])
+    for _ in range(steps):
+        some = torch.randperm(len(now))[:BATCH]
+        guess, kl = model.mapped(now[some], table[target[some]])
+        loss = functional.cross_entropy((guess @ table.T)[:, 1:], target[some] - 1) + kl.mean()
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    return model
+
+
+def learn(
+    mapped: Detector,
+    stream: Stream,
+    table: Ints,
+    *,
+    gain: bool = False,
+    steps: int = 200,
+    rate: float = 0.03,
+    seed: int = 0,
+) -> Report:
+    """Stage 3 on the same stream; four devices in five train, the fifth chooses when to stop.
+
+    Args:
+        mapped: from `mapper`; it is left as it is.
+        stream: of validation events.
+        table: its ranks, from `staleness.rank_table`.
+        gain: learn whether a fresh head would do no better, in place of whether the old one is right.
+        steps: of Adam, 1024 pairs each.
+        rate: of Adam.
+        seed: of every random choice.
+    """
+    torch.manual_seed(seed)
+    model = copy.deepcopy(mapped)
     now, then, right = (torch.from_numpy(array) for array in pairs(stream, table, gain=gain))
     devices = len(stream.users)
     held = torch.from_numpy(np.tile(np.random.default_rng(seed).random(devices) < HELD, len(now) // devices))
-    _stage3(model, (now, then, right), held, steps, 3 * rate)
+    _stage3(model, (now, then, right), held, steps, rate)
     with torch.no_grad():
         found = model(now[held], then[held]).double().numpy()
     labels = right[held].numpy() > 0
@@ -178,19 +203,6 @@ def freeze(model: Detector, stage: int) -> list[nn.Parameter]:
     for parameter in third:
         parameter.requires_grad_(stage == 3)
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-def _stage2(model: Detector, stream: Stream, items: Tensor, steps: int, rate: float) -> None:
-    optimiser = torch.optim.Adam(freeze(model, 2), rate)
-    now = torch.from_numpy(stream.states.reshape(-1, stream.states.shape[2]))
-    target = torch.from_numpy(stream.split.data.items[stream.at.reshape(-1)])
-    for _ in range(steps):
-        some = torch.randperm(len(now))[:512]
-        guess, kl = model.mapped(now[some], items[target[some]])
-        loss = functional.cross_entropy((guess @ items.T)[:, 1:], target[some] - 1) + kl.mean()
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
 
 
 def _stage3(model: Detector, data: tuple[Tensor, Tensor, Tensor], held: Tensor, steps: int, rate: float) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tailorbird.tailor.folder import Tailored
-from tailorbird.tailor.intellectreq import learn
+from tailorbird.tailor.intellectreq import learn, mapper
 from tailorbird.tailor.requests import POLICIES, Requester, calibrate, replay
 from tailorbird.tailor.staleness import Sent, Stream, quality, rank_table, ranks_of, send, stream_of
 from tailorbird.tasks.sequences.dataset import Ints
@@ -74,8 +74,9 @@ def simulate(
     told("test stream")
     real = fleet(tailored, split, "test", devices)
     items = tailored.trunk.items.weight.detach().numpy()[: tailored.trunk.shape.items + 1]
+    mapped = mapper(trial.stream, items)
     learned = {
-        name: learn(trial.stream, trial.table, items, gain=gain)
+        name: learn(mapped, trial.stream, trial.table, gain=gain)
         for name, gain in (("intellectreq", False), ("intellectreq gain", True))
     }
     policies: dict[str, Requester] = POLICIES | {name: report.requester for name, report in learned.items()}
