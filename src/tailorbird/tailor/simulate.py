@@ -12,7 +12,7 @@ import numpy as np
 from tailorbird.tailor.folder import Tailored
 from tailorbird.tailor.intellectreq import learn, mapper
 from tailorbird.tailor.requests import POLICIES, Requester, calibrate, replay
-from tailorbird.tailor.staleness import Sent, Stream, quality, rank_table, ranks_of, send, stream_of
+from tailorbird.tailor.staleness import Stream, quality, rank_table, ranks_of, send, stream_of
 from tailorbird.tasks.sequences.dataset import Ints
 from tailorbird.tasks.sequences.metrics import ndcg, paired
 from tailorbird.tasks.sequences.split import Split, Stage
@@ -20,32 +20,40 @@ from tailorbird.tasks.sequences.split import Split, Stage
 BUDGETS = (0.0, 0.1, 0.2, 0.33, 0.5, 0.75, 1.0)
 SEEDS = 5  # of the dice of budgeted random
 ID_BYTES = 4
+AT_ONCE = 128  # devices
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """A stream, the heads its devices could have had, and what would have come of each.
+    """A stream, and what would have come of every head its devices could have had.
 
     Attributes:
         stream: the events.
-        sent: heads and bytes.
+        nbytes: (devices, events): of the patch made at each.
         table: ranks, see `staleness.rank_table`.
         window: events a device sends with a request, at most.
     """
 
     stream: Stream
-    sent: Sent
+    nbytes: Ints
     table: Ints
     window: int
 
 
 def fleet(tailored: Tailored, split: Split, stage: Stage = "test", devices: int = 0) -> Fleet:
-    """Make, send and try every head of a stream."""
+    """Make, send and try every head of a stream, some devices at a time: the heads of all would fill the memory."""
     stream = stream_of(split, tailored.trunk, stage, devices)
-    sent = send(stream, tailored.make, tailored.tensors, tailored.manifest)
-    items = tailored.trunk.items.weight.detach().numpy()[: tailored.trunk.shape.items + 1]
+    tensors = tailored.tensors
+    items = tensors["items.weight"][: tailored.trunk.shape.items + 1]
+    sizes, tables = [], []
+    for start in range(0, len(stream.users), AT_ONCE):
+        some = slice(start, start + AT_ONCE)
+        part = Stream(split, stream.users[some], stream.at[some], stream.states[some])
+        sent = send(part, tailored.make, tensors, tailored.manifest)
+        sizes.append(sent.nbytes)
+        tables.append(rank_table(part, sent.heads, items))
     window = tailored.window or tailored.trunk.shape.length
-    return Fleet(stream, sent, rank_table(stream, sent.heads, items), window)
+    return Fleet(stream, np.concatenate(sizes), np.concatenate(tables), window)
 
 
 def simulate(
@@ -91,7 +99,7 @@ def simulate(
             rows.append({"policy": name, "budget": budget} | row)
     never = np.full(real.stream.at.shape, -1, np.int64)
     return {
-        "devices": len(real.stream.users), "events": real.stream.at.shape[1], "payload": float(real.sent.nbytes.mean()),
+        "devices": len(real.stream.users), "events": real.stream.at.shape[1], "payload": float(real.nbytes.mean()),
         "static": _plain(ranks_of(real.table, never)), "rows": rows,
         "detector": {name: {"auc": r.auc, "pairs": r.pairs} for name, r in learned.items()},
         "against_random": _against(values, list(learned), budgets),
@@ -109,7 +117,7 @@ def _row(real: Fleet, uses: Sequence[Ints]) -> tuple[dict[str, Any], Any]:
     row = {
         "rate": float(np.mean([each[:, 1:].mean() for each in asked])),
         "requests": float(np.mean([each[:, 1:].sum(1).mean() for each in asked])),
-        "bytes_down": float(np.mean([(real.sent.nbytes * each).sum(1).mean() for each in asked])),
+        "bytes_down": float(np.mean([(real.nbytes * each).sum(1).mean() for each in asked])),
         "bytes_up": float(np.mean([(ID_BYTES * known * each).sum(1).mean() for each in asked])),
     }
     return row | found, gained
