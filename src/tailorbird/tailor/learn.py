@@ -76,7 +76,7 @@ def train(
         An entry an epoch: epoch, loss, ndcg@10, seconds, best. Epoch 0 is the maker as it came.
     """
     joint = not maker.residual
-    parameters = [*maker.parameters(), *(trunk.parameters() if joint else [])]
+    parameters = [p for p in maker.parameters() if p.requires_grad] + (list(trunk.parameters()) if joint else [])
     trunk.requires_grad_(joint)
     optimiser = torch.optim.AdamW(parameters, settings.rate, weight_decay=settings.decay)
     start, random = time.perf_counter(), np.random.default_rng(settings.seed)
@@ -122,8 +122,7 @@ def heads_for(trunk: Recommender, maker: nn.Module, histories: Sequence[Ints], w
     """A head for every history: what the cloud does on a request."""
     maker.eval()
     ids, counts = behind(list(histories), window or trunk.shape.length)
-    found: Heads = maker(trunk.items(ids), counts)
-    return found
+    return {name: tensor.detach() for name, tensor in maker(trunk.items(ids), counts).items()}
 
 
 def _epoch(
@@ -132,7 +131,7 @@ def _epoch(
     maker.train()
     joint, total, count = not maker.residual, 0.0, 0
     trunk.train(joint)
-    for now, then, counts, target in _batches(split, trunk.shape.length, settings, random):
+    for now, then, counts, target in batches(split, trunk.shape.length, settings, random):
         optimiser.zero_grad(set_to_none=True)
         with torch.set_grad_enabled(joint):
             state = trunk.last(now)
@@ -157,7 +156,7 @@ def _published(trunk: Recommender, mapped: Tensor, target: Tensor) -> Tensor:
     return functional.binary_cross_entropy_with_logits(logits, labels)
 
 
-def _batches(
+def batches(
     split: Split, length: int, settings: Settings, random: np.random.Generator
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """What the device sees now; what the cloud saw when it made the head, padded behind, and how much; what follows."""
