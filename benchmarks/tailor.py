@@ -1,7 +1,7 @@
 """What tailoring costs, and what it is worth next to simpler things.
 
     python benchmarks/tailor.py cost
-    python benchmarks/tailor.py quality TRUNK [--seeds 3]
+    python benchmarks/tailor.py quality TRUNK [--seeds 3] [--systems duet diet persona ...]
 
 TRUNK is a folder of `tailorbird train ... --split last-10`. Costs are processor seconds of one thread, the best of
 several runs. Quality is NDCG@10 and HR@10 on the test streams, full ranking, a device counting once, with 95 %
@@ -26,12 +26,14 @@ import torch
 
 from tailorbird.files import write_json
 from tailorbird.tailor.device import Device
+from tailorbird.tailor.diet import Diet
 from tailorbird.tailor.duet import Duet, Static
 from tailorbird.tailor.finetune import finetuned
 from tailorbird.tailor.folder import tensors_of
 from tailorbird.tailor.head import NAMES, manifest_for, shapes
 from tailorbird.tailor.learn import Settings, heads_for, published, scorer, train
 from tailorbird.tailor.patch import full
+from tailorbird.tailor.persona import trained as personas
 from tailorbird.tailor.run import split_of
 from tailorbird.tailor.staleness import rank_table, ranks_of, stream_of
 from tailorbird.tailor.wire import encode
@@ -57,7 +59,9 @@ def main() -> None:
     else:
         trunk, words = folder.read(options.trunk)
         key = f"{trunk.name} on {words['data']['name']}"
-        found["quality"][key] = about | quality(options.trunk, options.seeds, options.epochs)
+        made = about | quality(options.trunk, options.seeds, options.epochs, options.systems)
+        kept = [row for row in found["quality"].get(key, {}).get("rows", []) if row["system"] not in _names(made)]
+        found["quality"][key] = made | {"rows": kept + made["rows"]}
     write_json(RESULTS, found)
 
 
@@ -102,59 +106,87 @@ def seconds(work: Callable[[], Any], enough: float = 0.2) -> float:
     return best
 
 
-def quality(path: Path, seeds: int, epochs: int) -> Row:
-    """The trunk alone, one head for all, DUET fresh and old, fine-tuned heads, and DUET as published."""
+def quality(path: Path, seeds: int, epochs: int, systems: list[str]) -> Row:
+    """Rows of the systems asked for, and of the trunk alone."""
     trunk, about = folder.read(path)
     split = split_of(about, store.load(about["data"]["name"]))
     stream = stream_of(split, trunk)
-    items = trunk.items.weight.detach().numpy()[: trunk.shape.items + 1]
-    events = np.arange(stream.at.shape[1])
-    fresh, old = np.broadcast_to(events, stream.at.shape), np.zeros(stream.at.shape, np.int64)
-    histories = [stream.history(d, e) for d in range(len(stream.users)) for e in events]
     ranks: dict[str, list[Any]] = {}
-    for seed in range(seeds):
-        settings = Settings(seed=seed, epochs=epochs)
-        for name, kind in (("one head for all", Static), ("duet", Duet)):
+    for system in systems:
+        for seed in range(seeds if system != "finetune" else 1):
             torch.manual_seed(seed)
-            maker = kind(trunk.shape.width)
-            train(trunk, maker, split, settings, lambda row, name=name: print(name, row))
-            made = {n: t.numpy() for n, t in heads_for(trunk, maker, histories).items()}
-            table = rank_table(stream, {n: v.reshape(*stream.at.shape, *v.shape[1:]) for n, v in made.items()}, items)
-            ranks.setdefault(f"{name}, fresh" if name == "duet" else name, []).append(ranks_of(table, fresh))
-            if name == "duet":
-                ranks.setdefault("duet, made at the first event", []).append(ranks_of(table, old))
-        torch.manual_seed(seed)
-        joint, maker = published(type(trunk), trunk)
-        train(joint, maker, split, settings, lambda row: print("published", row))
-        found = full_ranking(split, scorer(joint, maker)).ranks.reshape(stream.at.shape)
-        ranks.setdefault("duet as published, fresh", []).append(found)
-    alone = ranks_of(table, np.full(stream.at.shape, -1))
-    ranks |= {"trunk alone": [alone], **tuned(trunk, stream, items)}
-    rows = [{"system": name} | _figures(each, alone) for name, each in ranks.items()]
+            settings = Settings(seed=seed, epochs=epochs)
+            for name, found in SYSTEMS[system](trunk, split, stream, settings).items():
+                ranks.setdefault(name, []).append(found)
+    alone = full_ranking(split, trunk.score).ranks.reshape(stream.at.shape)
+    rows = [{"system": name} | _figures(each, alone) for name, each in {"trunk alone": [alone], **ranks}.items()]
     for row in rows:
-        print(row)
-    trained = {
-        "split": split.name,
-        "devices": len(stream.users),
-        "seeds": seeds,
-        "settings": dataclasses.asdict(settings),
-    }
+        print(row["system"], row["ndcg@10"], row["ndcg@10 p"])
+    trained = {"split": split.name, "devices": len(stream.users), "seeds": seeds, "epochs": epochs}
     return trained | {"digest": about["data"]["digest"], "rows": rows}
 
 
-def tuned(trunk: Any, stream: Any, items: Any) -> dict[str, list[Any]]:
+def static(trunk: Any, split: Any, stream: Any, settings: Settings) -> dict[str, Any]:
+    return {"one head for all": tested(trunk, learned(trunk, Static(trunk.shape.width), split, settings), stream)[0]}
+
+
+def duet(trunk: Any, split: Any, stream: Any, settings: Settings) -> dict[str, Any]:
+    fresh, old = tested(trunk, learned(trunk, Duet(trunk.shape.width), split, settings), stream)
+    return {"duet, fresh": fresh, "duet, made at the first event": old}
+
+
+def as_published(trunk: Any, split: Any, stream: Any, settings: Settings) -> dict[str, Any]:
+    joint, maker = published(type(trunk), trunk)
+    learned(joint, maker, split, settings)
+    return {"duet as published, fresh": full_ranking(split, scorer(joint, maker)).ranks.reshape(stream.at.shape)}
+
+
+def diet(trunk: Any, split: Any, stream: Any, settings: Settings) -> dict[str, Any]:
+    base = learned(trunk, Static(trunk.shape.width), split, settings)
+    maker = learned(trunk, Diet(dict(zip(NAMES, base.values, strict=True))), split, settings)
+    fresh, old = tested(trunk, maker, stream)
+    return {"diet, fresh": fresh, "diet, made at the first event": old}
+
+
+def persona(trunk: Any, split: Any, stream: Any, settings: Settings) -> dict[str, Any]:
+    base = learned(trunk, Static(trunk.shape.width), split, settings)
+    fresh, old = tested(trunk, personas(trunk, base, split, settings), stream)
+    return {"persona, fresh": fresh, "persona, made at the first event": old}
+
+
+def learned(trunk: Any, maker: Any, split: Any, settings: Settings) -> Any:
+    """The maker, trained."""
+    train(trunk, maker, split, settings, lambda row: print(type(maker).__name__, row))
+    return maker
+
+
+def tested(trunk: Any, maker: Any, stream: Any) -> tuple[Any, Any]:
+    """Ranks with fresh heads, and with those of the first event."""
+    histories = [stream.history(d, e) for d in range(len(stream.users)) for e in range(stream.at.shape[1])]
+    made = {n: t.numpy() for n, t in heads_for(trunk, maker, histories).items()}
+    heads = {n: v.reshape(*stream.at.shape, *v.shape[1:]) for n, v in made.items()}
+    table = rank_table(stream, heads, trunk.items.weight.detach().numpy()[: trunk.shape.items + 1])
+    fresh = np.broadcast_to(np.arange(stream.at.shape[1]), stream.at.shape)
+    return ranks_of(table, fresh), ranks_of(table, np.zeros_like(fresh))
+
+
+def tuned(trunk: Any, split: Any, stream: Any, settings: Settings) -> dict[str, Any]:
     """Heads trained on each user's own events up to the first of the stream, used for all of it."""
     start = dict(zip(NAMES, Static(trunk.shape.width).values, strict=True))
+    items = trunk.items.weight.detach().numpy()[: trunk.shape.items + 1]
+    histories = [stream.history(device, 0) for device in range(len(stream.users))]
     found = {}
     for steps, rate in ((10, 1e-3), (30, 3e-3)):
-        torch.manual_seed(0)
-        histories = [stream.history(device, 0) for device in range(len(stream.users))]
         made = finetuned(trunk, start, histories, steps=steps, rate=rate)
         heads = {n: np.repeat(v[:, None], stream.at.shape[1], axis=1) for n, v in made.items()}
-        table = rank_table(stream, heads, items)
-        ranks = ranks_of(table, np.zeros(stream.at.shape, np.int64))
-        found[f"fine-tuned per user at the first event, {steps} steps of {rate:g}"] = [ranks]
+        ranks = ranks_of(rank_table(stream, heads, items), np.zeros(stream.at.shape, np.int64))
+        found[f"fine-tuned per user at the first event, {steps} steps of {rate:g}"] = ranks
     return found
+
+
+SYSTEMS = {
+    "static": static, "duet": duet, "published": as_published, "finetune": tuned, "diet": diet, "persona": persona
+}  # fmt: skip
 
 
 def _figures(seeds: list[Any], alone: Any) -> Row:
@@ -167,6 +199,10 @@ def _figures(seeds: list[Any], alone: Any) -> Row:
     return row
 
 
+def _names(made: Row) -> set[str]:
+    return {row["system"] for row in made["rows"]}
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="part", required=True)
@@ -175,6 +211,7 @@ def _options() -> argparse.Namespace:
     worth.add_argument("trunk", type=Path)
     worth.add_argument("--seeds", type=int, default=3)
     worth.add_argument("--epochs", type=int, default=6)
+    worth.add_argument("--systems", nargs="+", choices=list(SYSTEMS), default=list(SYSTEMS))
     return parser.parse_args()
 
 

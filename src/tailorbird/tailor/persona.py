@@ -5,8 +5,8 @@ network with as many layers as the head, so that layers know of each other. One 
 first; clusters of its codes are the groups; every group has a prototype, the base trained on its own events, and an
 editor of its own. A patch is the prototype's number and int8 steps of the edit.
 
-By default edits are bounded by clip * tanh(edit / clip), which passes a gradient everywhere. `published=True` clips, and
-has generators that no optimiser knows. Groups are those of the first editor, whose codes made the centres, or with
+By default edits are bounded by clip * tanh(edit / clip), which passes a gradient everywhere. `published=True` clips,
+and has generators that no optimiser knows. Groups are those of the first editor, whose codes made the centres, or with
 `dynamic` those whose editor wants the smallest edit.
 """
 
