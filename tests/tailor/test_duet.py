@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
+from tailorbird.errors import UsageError
 from tailorbird.tailor.device import Device
 from tailorbird.tailor.duet import Duet, Static, behind, through
 from tailorbird.tailor.head import NAMES, manifest_for, shapes, with_head
@@ -134,6 +137,12 @@ def test_training_begins_at_the_trunk(cycles: Sequences) -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in trunk.state_dict().items())
     again = Duet(WIDTH)
     assert [row["epoch"] for row in train(trunk, again, split, Settings(epochs=1))] == [0, 1]
+
+
+@pytest.mark.parametrize("values", [{"epochs": 0}, {"rate": 0.0}, {"window": -1}, {"window": 10**9}, {"lag": -1}])
+def test_impossible_settings(values: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        Settings(**values)
 
 
 def test_published_form_trains_both(cycles: Sequences) -> None:

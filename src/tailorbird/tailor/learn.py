@@ -24,6 +24,7 @@ from tailorbird.zoo.recommenders.model import Recommender
 
 Told = Callable[[dict[str, Any]], None]
 NEGATIVES = 4  # a positive, for the published loss
+MAX_WINDOW = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +59,11 @@ class Settings:
         Raises:
             UsageError: a value out of range.
         """
-        if (
-            min(self.epochs, self.batch, self.samples, self.patience) < 1
-            or min(self.window, self.lag) < 0
-            or self.rate <= 0
-        ):
-            raise UsageError(f"can't train with {self}", hint="counts of 1 and more, a positive rate")
+        good = min(self.epochs, self.batch, self.samples, self.patience) >= 1
+        good &= 0 <= self.window <= MAX_WINDOW and self.lag >= 0 and self.rate > 0
+        if not good:
+            hint = f"counts of 1 and more, a positive rate, a window of at most {MAX_WINDOW}"
+            raise UsageError(f"can't train with {self}", hint=hint)
 
 
 def train(
@@ -73,7 +73,7 @@ def train(
     is the published form, which trains both and keeps the last epoch (its authors chose on the test, which we don't).
 
     Returns:
-        An entry an epoch: epoch, loss, ndcg@10, seconds, best. Epoch 0 is the maker as it came.
+        An entry an epoch: epoch, loss, ndcg@10, seconds, best. Epoch 0 is the maker as it came, without a loss.
     """
     joint = not maker.residual
     parameters = [p for p in maker.parameters() if p.requires_grad] + (list(trunk.parameters()) if joint else [])
@@ -82,7 +82,7 @@ def train(
     start, random = time.perf_counter(), np.random.default_rng(settings.seed)
     best, kept, log = -1.0, copy.deepcopy(maker.state_dict()), []
     for epoch in range(settings.epochs + 1):
-        lost = _epoch(trunk, maker, split, settings, optimiser, random) if epoch else float("nan")
+        lost = _epoch(trunk, maker, split, settings, optimiser, random) if epoch else None
         found = validate(trunk, maker, split, settings)
         better = found > best or joint
         if better:
