@@ -80,7 +80,8 @@ def train(
     trunk.requires_grad_(joint)
     optimiser = torch.optim.AdamW(parameters, settings.rate, weight_decay=settings.decay)
     start, random = time.perf_counter(), np.random.default_rng(settings.seed)
-    best, kept, log = -1.0, copy.deepcopy(maker.state_dict()), []
+    best, kept = -1.0, copy.deepcopy(maker.state_dict())
+    log: list[dict[str, Any]] = []
     for epoch in range(settings.epochs + 1):
         lost = _epoch(trunk, maker, split, settings, optimiser, random) if epoch else None
         found = validate(trunk, maker, split, settings)
