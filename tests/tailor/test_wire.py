@@ -13,7 +13,7 @@ import pytest
 
 from tailorbird.errors import ArtifactError
 from tailorbird.tailor.head import NAMES, manifest_for, with_head
-from tailorbird.tailor.manifest import Manifest, Tensors, digest_of
+from tailorbird.tailor.manifest import Manifest, Tensors, digest_of, manifest_of
 from tailorbird.tailor.patch import KINDS, Patch, apply, full, identity
 from tailorbird.tailor.wire import ENCODINGS, decode, encode, receive
 
@@ -84,6 +84,21 @@ def test_a_bomb_is_not_unpacked(trunk: Tensors, manifest: Manifest, patches: dic
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 500_000
+
+
+def test_what_unpacks_to_too_much_is_refused_before(trunk: Tensors, manifest: Manifest) -> None:
+    """A manifest that names a large tensor still allows small patches only."""
+    large = {"table": np.zeros((4_000, 16), np.float32)}
+    tight = manifest_of(large, {"table": ["replace"]}, max_abs={"table": 1.0}, max_bytes=4096)
+    wide = dataclasses.replace(tight, max_bytes=2**30)
+    message = bytearray(encode(full({"table": large["table"]}, wide), large, wide))
+    message[14:30] = bytes.fromhex(tight.digest[:32])
+    tracemalloc.start()
+    with pytest.raises(ArtifactError, match=r"unpack to more|bytes"):
+        receive(bytes(message), large, tight)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30_000
 
 
 def mutated(message: bytes, other: bytes, random: np.random.Generator) -> bytes:

@@ -51,7 +51,7 @@ class Manifest:
     Attributes:
         trunk: digest of the trunk's tensors.
         tensors: in the order of a message.
-        max_bytes: of a message, header included.
+        max_bytes: of a message, header included, and of the arrays it unpacks to.
         max_rank: of a low-rank edit.
         clip: what an edit of a prototype may add at most.
         prototypes: how many the trunk holds, as tensors ``prototype.1.NAME`` and so on; number 0 is the trunk itself.

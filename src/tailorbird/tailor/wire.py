@@ -91,6 +91,8 @@ def decode(message: bytes, trunk: Tensors, manifest: Manifest) -> tuple[Patch, b
         raise _bad("more tensors than there are")
     chosen = [entry for entry, flag in zip(manifest.tensors, flags, strict=False) if flag]
     empty = Patch(manifest.trunk, KINDS[kind], {}, DTYPES[dtype], prototype)
+    if sum(_size(empty, entry, rank) for entry in chosen) > manifest.max_bytes:
+        raise _bad("it would unpack to more than is allowed")
     body = _read(ENCODINGS[encoding], message[start:], empty, rank, chosen, trunk)
     return replace(empty, body=body), result
 
@@ -142,7 +144,7 @@ def _read(
     if encoding == "rows":
         return _rows(payload, empty, entries, trunk)
     shapes = [(entry, layout(empty.kind, empty.dtype, entry, rank)) for entry in entries]
-    size = sum(math.prod(shape) * dtype.itemsize for _, arrays in shapes for dtype, shape in arrays)
+    size = sum(_size(empty, entry, rank) for entry in entries)
     if encoding == "planes":
         payload = _unpacked(payload, size)
     if len(payload) != size:
@@ -159,6 +161,10 @@ def _read(
             found.append(_crossed(array, entry, empty, trunk) if encoding == "planes" else array)
         body[entry.name] = tuple(found)
     return body
+
+
+def _size(patch: Patch, entry: Adaptive, rank: int) -> int:
+    return sum(math.prod(shape) * dtype.itemsize for dtype, shape in layout(patch.kind, patch.dtype, entry, rank))
 
 
 def _crossed(array: Array, entry: Adaptive, patch: Patch, trunk: Tensors) -> Array:
