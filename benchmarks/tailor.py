@@ -119,11 +119,11 @@ def quality(path: Path, seeds: int, epochs: int, systems: list[str]) -> Row:
             for name, found in SYSTEMS[system](trunk, split, stream, settings).items():
                 ranks.setdefault(name, []).append(found)
     alone = full_ranking(split, trunk.score).ranks.reshape(stream.at.shape)
-    rows = [{"system": name} | _figures(each, alone) for name, each in {"trunk alone": [alone], **ranks}.items()]
+    how = {"seeds": seeds, "epochs": epochs}
+    rows = [{"system": name} | how | _figures(each, alone) for name, each in {"trunk alone": [alone], **ranks}.items()]
     for row in rows:
         print(row["system"], row["ndcg@10"], row["ndcg@10 p"])
-    trained = {"split": split.name, "devices": len(stream.users), "seeds": seeds, "epochs": epochs}
-    return trained | {"digest": about["data"]["digest"], "rows": rows}
+    return {"split": split.name, "devices": len(stream.users), "digest": about["data"]["digest"], "rows": rows}
 
 
 def static(trunk: Any, split: Any, stream: Any, settings: Settings) -> dict[str, Any]:
