@@ -59,6 +59,10 @@ SURFACE = {
     "data get": {"name", "--from"},
     "train": {"kind", "--data", "--out", "--split", "--shape", "--set", "--resume"},
     "recommend": {"model", "--history", "--count", "--seen"},
+    "tailor train": {"trunk", "--out", "--set"},
+    "tailor make": {"model", "--history", "--out"},
+    "tailor apply": {"model", "--patch", "--history", "--count"},
+    "simulate": {"model", "--devices", "--budget", "--svg"},
 }
 
 

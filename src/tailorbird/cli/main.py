@@ -26,6 +26,8 @@ from tailorbird.cli import (
     recommend,
     run,
     serve,
+    simulate,
+    tailor,
     train,
     verify,
 )
@@ -80,11 +82,16 @@ for _module in (
     demo,
     train,
     recommend,
+    simulate,
 ):
     app.command(_module.__name__.rpartition(".")[2])(_guarded(_module.command))
 data.app.command("list")(_guarded(data.listed))
 data.app.command("get")(_guarded(data.get))
 app.add_typer(data.app, name="data")
+tailor.app.command("train")(_guarded(tailor.trained))
+tailor.app.command("make")(_guarded(tailor.made))
+tailor.app.command("apply")(_guarded(tailor.applied))
+app.add_typer(tailor.app, name="tailor")
 
 
 def _version(value: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -17,9 +17,9 @@ def command(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="sasrec, gru4rec or bert4rec.")],
     data: Annotated[str, typer.Option("--data", help="See `tailorbird data list`.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the trained model; it must not exist.")],
-    split: Annotated[Literal["leave-one-out", "time"], typer.Option("--split", help="What is held back.")] = (
-        "leave-one-out"
-    ),
+    split: Annotated[
+        str, typer.Option("--split", help="What is held back: leave-one-out, time, or last-10 (streams of ten events).")
+    ] = "leave-one-out",
     shape: Annotated[
         list[str] | None, typer.Option("--shape", metavar="KEY=VALUE", help="length, width, layers, heads, dropout.")
     ] = None,
@@ -37,7 +37,7 @@ def command(
 
     this = session(context)
     this.interrupted = lambda: f"go on with --resume; the last finished epoch is kept beside {out}"
-    options = {"shape": _pairs(shape), "settings": _pairs(settings)}
+    options = {"shape": pairs(shape), "settings": pairs(settings)}
     found = train_and_test(kind, store.load(data), split, out, resume=resume, told=_told, **options)
     if this.json:
         this.emit(found)
@@ -60,7 +60,12 @@ def _show(this: Session, found: dict[str, Any], out: Path) -> None:
     this.line(f"{out}: {found['seconds']:.0f} s, {found['samples_per_s']:.0f} predictions a second")
 
 
-def _pairs(texts: list[str] | None) -> dict[str, str]:
+def pairs(texts: list[str] | None) -> dict[str, str]:
+    """Texts such as ``epochs=20`` as a table.
+
+    Raises:
+        UsageError: one has no equals sign.
+    """
     odd = [text for text in texts or [] if "=" not in text]
     if odd:
         raise UsageError(f"{odd[0]!r} is no KEY=VALUE", hint="such as --set epochs=20")

@@ -1,4 +1,4 @@
-"""What is predicted from what: leave-one-out, and a split by time."""
+"""What is predicted from what: leave-one-out, streams of the last events, and a split by time."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Split:
 
     Attributes:
         data: all of it.
-        name: ``leave-one-out`` or ``time``.
+        name: ``leave-one-out``, ``time`` or ``last-COUNT``.
         train_end: int64 (users,): training may read the events of user u before train_end[u].
         validation, test: what is predicted. A test history holds the validation events: they lie before it.
     """
@@ -78,6 +78,25 @@ def leave_one_out(data: Sequences) -> Split:
         data, "leave-one-out", train_end,
         Cases(users[validated], last[validated] - 1), Cases(users[long], last[long]),
     )  # fmt: skip
+
+
+def last_events(data: Sequences, count: int = 10) -> Split:
+    """Streams of one length: the last `count` events of every user are the test, the `count` before them validation.
+    Users of fewer than 3 * `count` events only train.
+
+    Raises:
+        DataError: no user has as many.
+    """
+    long = np.flatnonzero(data.lengths >= 3 * count)
+    if count < 1 or not len(long):
+        raise DataError(
+            f"data set {data.name!r} has no user of {3 * count} events", hint="shorter streams, at least of one event"
+        )
+    train_end = data.offsets[1:].copy()
+    train_end[long] -= 2 * count
+    places = train_end[long][:, None] + np.arange(2 * count)
+    found = [Cases(np.repeat(long, count), part.reshape(-1)) for part in (places[:, :count], places[:, count:])]
+    return Split(data, f"last-{count}", train_end, *found)
 
 
 def by_time(data: Sequences, validation: float = 0.1, test: float = 0.1) -> Split:

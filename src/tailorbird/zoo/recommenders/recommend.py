@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from tailorbird.errors import UsageError
 from tailorbird.zoo.recommenders.model import Recommender
@@ -31,12 +32,17 @@ def recommend(
     items = np.asarray(history, np.int64)
     if count < 1 or (len(items) and not 1 <= items.min() <= items.max() <= model.shape.items):
         raise UsageError(f"items lie between 1 and {model.shape.items}", hint="give numbers or titles of the data set")
-    scores = model.score([items])[0]
-    scores[0] = -np.inf
-    if not seen:
-        scores[items] = -np.inf
-    best = [int(item) for item in np.argsort(-scores, kind="stable")[:count] if np.isfinite(scores[item])]
-    return [Recommendation(item, titles[item - 1] if titles else f"item {item}", float(scores[item])) for item in best]
+    return best(model.score([items])[0], titles, [] if seen else history, count)
+
+
+def best(
+    scores: npt.NDArray[np.float32], titles: Sequence[str], history: Sequence[int], count: int
+) -> list[Recommendation]:
+    """The `count` items with the best scores, of (items + 1,); none of the history, and never the pad."""
+    scores = np.array(scores)
+    scores[[0, *history]] = -np.inf
+    found = [int(item) for item in np.argsort(-scores, kind="stable")[:count] if np.isfinite(scores[item])]
+    return [Recommendation(item, titles[item - 1] if titles else f"item {item}", float(scores[item])) for item in found]
 
 
 def items_named(words: Sequence[str], titles: Sequence[str]) -> list[int]:

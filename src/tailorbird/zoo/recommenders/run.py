@@ -14,7 +14,7 @@ from tailorbird.method import read_options
 from tailorbird.tasks.sequences.dataset import Sequences
 from tailorbird.tasks.sequences.metrics import Interval, summary
 from tailorbird.tasks.sequences.ranking import full_ranking
-from tailorbird.tasks.sequences.split import Split, by_time, leave_one_out
+from tailorbird.tasks.sequences.split import Split, by_time, last_events, leave_one_out
 from tailorbird.zoo.recommenders import find, folder
 from tailorbird.zoo.recommenders.model import Recommender, Shape
 from tailorbird.zoo.recommenders.training import Settings, State, train
@@ -36,7 +36,7 @@ def train_and_test(
     Args:
         name: of the recommender.
         data: all of it.
-        split: ``leave-one-out`` or ``time``.
+        split: ``leave-one-out``, ``time`` or ``last-COUNT``.
         out: folder of the trained model; it must not exist.
         shape, settings: fields of `Shape` and `Settings`, as values or text.
         resume: go on with an interrupted training of the same options.
@@ -77,8 +77,11 @@ def divide(data: Sequences, split: str) -> Split:
     Raises:
         UsageError: there is none of that name.
     """
+    count = split.removeprefix("last-")
+    if split.startswith("last-") and count.isdecimal() and len(count) < 7:
+        return last_events(data, int(count))
     if split not in ("leave-one-out", "time"):
-        raise UsageError(f"there is no split {split!r}", hint="leave-one-out or time")
+        raise UsageError(f"there is no split {split!r}", hint="leave-one-out, time, or last-10")
     return by_time(data) if split == "time" else leave_one_out(data)
 
 

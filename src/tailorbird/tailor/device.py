@@ -1,0 +1,157 @@
+"""What runs on a device: a trunk and the head of the last patch, in numpy alone.
+
+The same states and scores as the torch models of the zoo to the last digits of float32. Nothing here, nor in what it
+imports, needs torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from tailorbird.errors import ArtifactError, UsageError
+from tailorbird.files import read_json
+from tailorbird.tailor.head import mapped, with_head
+from tailorbird.tailor.manifest import Floats, Manifest, Tensors, digest_of, manifest_of_json
+from tailorbird.tailor.wire import receive
+
+CONFIG, TENSORS, MANIFEST = "recommender.json", "model.safetensors", "manifest.json"
+
+
+class Device:
+    """A trunk that answers, and takes patches.
+
+    Args:
+        name: of the recommender, ``sasrec`` or ``gru4rec``.
+        shape: its sizes, as `zoo.recommenders.model.Shape`.
+        trunk: its tensors, head of zeros included.
+        manifest: of this trunk.
+
+    Raises:
+        ArtifactError: another kind of recommender, or not the trunk of the manifest.
+    """
+
+    def __init__(self, name: str, shape: Mapping[str, Any], trunk: Tensors, manifest: Manifest) -> None:
+        if name not in _STATES:
+            raise ArtifactError(f"no device runs a {name!r}", hint=f"there are: {', '.join(_STATES)}")
+        if digest_of(trunk) != manifest.trunk:
+            raise ArtifactError("the trunk is not the manifest's", hint="fetch both again")
+        self.name, self.shape, self.manifest = name, shape, manifest
+        self.trunk = self.tensors = dict(trunk)
+
+    def take(self, message: bytes) -> None:
+        """Put a patch to use. If it is refused, the model stays as it is.
+
+        Raises:
+            ArtifactError: see `wire.receive`.
+        """
+        self.tensors = receive(message, self.trunk, self.manifest)
+
+    def state(self, history: list[int]) -> Floats:
+        """What the trunk makes of a history of items, oldest first; (width,).
+
+        Raises:
+            UsageError: an item that is none of the trunk's.
+        """
+        if history and not 1 <= min(history) <= max(history) <= int(self.shape["items"]):
+            raise UsageError(
+                f"items lie between 1 and {self.shape['items']}", hint="give numbers or titles of the data"
+            )
+        ids = np.array(history[-int(self.shape["length"]) :] or [0], np.int64)
+        return _STATES[self.name](ids, self.tensors, self.shape)
+
+    def scores(self, history: list[int]) -> Floats:
+        """A score for every item, (items + 1,), the pad's first."""
+        table = self.tensors["items.weight"][: int(self.shape["items"]) + 1]
+        found: Floats = table @ mapped(self.state(history), self.tensors)
+        return found
+
+
+def load(folder: Path) -> Device:
+    """The device's half of a folder of `tailorbird tailor train`.
+
+    Raises:
+        ArtifactError: missing, damaged, or not what the manifest says.
+    """
+    about = read_json(folder / CONFIG, limit=2**28)
+    manifest = manifest_of_json(read_json(folder / MANIFEST))
+    try:
+        trunk = load_file(folder / TENSORS)
+        return Device(str(about["name"]), about["shape"], with_head(trunk, int(about["shape"]["width"])), manifest)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as cause:
+        raise ArtifactError(
+            f"{folder} is no tailored model: {cause}", hint="make it: tailorbird tailor train"
+        ) from cause
+
+
+def read_patch(path: Path, manifest: Manifest) -> bytes:
+    """A message from a file; no more is read than the manifest allows.
+
+    Raises:
+        ArtifactError: it can't be read, or is longer.
+    """
+    try:
+        with path.open("rb") as handle:
+            message = handle.read(manifest.max_bytes + 1)
+    except OSError as cause:
+        raise ArtifactError(f"{path} can't be read: {cause}", hint="make it: tailorbird tailor make") from cause
+    if len(message) > manifest.max_bytes:
+        raise ArtifactError(f"{path} is longer than {manifest.max_bytes} bytes", hint="it is no patch of this model")
+    return message
+
+
+def _sasrec(ids: Any, tensors: Tensors, shape: Mapping[str, Any]) -> Floats:
+    length, width, heads = len(ids), int(shape["width"]), int(shape["heads"])
+    places = np.arange(length - 1, -1, -1)
+    x = tensors["items.weight"][ids] * np.float32(np.sqrt(width)) + tensors["positions.weight"][places]
+    causal = np.tril(np.ones((length, length), bool))
+    for layer in range(int(shape["layers"])):
+        part = {key.removeprefix(f"blocks.{layer}."): value for key, value in tensors.items()}
+        qkv = _linear(_norm(x, part, "before"), part, "qkv").reshape(length, 3, heads, -1).transpose(1, 2, 0, 3)
+        weights = qkv[0] @ qkv[1].transpose(0, 2, 1) / np.float32(np.sqrt(width // heads))
+        weights = np.where(causal, weights, -np.inf)
+        weights = np.exp(weights - weights.max(-1, keepdims=True))
+        looked = (weights / weights.sum(-1, keepdims=True)) @ qkv[2]
+        x = x + _linear(looked.transpose(1, 0, 2).reshape(length, width), part, "out")
+        x = x + _linear(np.maximum(_linear(_norm(x, part, "between"), part, "up"), 0), part, "down")
+    found: Floats = _norm(x[-1], tensors, "norm").astype(np.float32)
+    return found
+
+
+def _gru4rec(ids: Any, tensors: Tensors, shape: Mapping[str, Any]) -> Floats:
+    x = tensors["items.weight"][ids]
+    for layer in range(int(shape["layers"])):
+        into = x @ tensors[f"gru.weight_ih_l{layer}"].T + tensors[f"gru.bias_ih_l{layer}"]
+        weight, bias = tensors[f"gru.weight_hh_l{layer}"], tensors[f"gru.bias_hh_l{layer}"]
+        state, states = np.zeros(weight.shape[1], np.float32), []
+        for row in into:
+            (r, z, new), (kept_r, kept_z, kept) = np.split(row, 3), np.split(weight @ state + bias, 3)
+            update = _sigmoid(z + kept_z)
+            state = (1 - update) * np.tanh(new + _sigmoid(r + kept_r) * kept) + update * state
+            states.append(state)
+        x = np.stack(states)
+    return _linear(x[-1], tensors, "out")
+
+
+_STATES = {"sasrec": _sasrec, "gru4rec": _gru4rec}
+
+
+def _linear(x: Floats, tensors: Tensors, name: str) -> Floats:
+    found: Floats = x @ tensors[f"{name}.weight"].T + tensors[f"{name}.bias"]
+    return found
+
+
+def _norm(x: Floats, tensors: Tensors, name: str) -> Floats:
+    centred = x - x.mean(-1, keepdims=True)
+    found: Floats = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + np.float32(1e-5))
+    return found * tensors[f"{name}.weight"] + tensors[f"{name}.bias"]
+
+
+def _sigmoid(x: Floats) -> Floats:
+    found: Floats = 0.5 * (1 + np.tanh(0.5 * x))
+    return found

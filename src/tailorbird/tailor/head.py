@@ -1,0 +1,48 @@
+"""The head a patch carries: two small layers between a trunk's state and the table of items.
+
+    h(s) = s + W1 tanh(W0 s + b0) + b1        scores = h(s) . items
+
+The trunk's own head is all zeros, so the trunk alone is its own first version. Without the residual it is the
+head of DUET as published (Lv et al., arXiv 2209.05227). Items stay shared: the head maps the state, and
+what ranks is one product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from tailorbird.tailor.manifest import Action, Floats, Manifest, Tensors, manifest_of
+
+NAMES = ("head.0.weight", "head.0.bias", "head.1.weight", "head.1.bias")
+ACTIONS: tuple[Action, ...] = ("replace", "edit", "mask", "skip")
+
+
+def shapes(width: int) -> dict[str, tuple[int, ...]]:
+    """Of the head's tensors; 2 width (width + 1) numbers in all."""
+    return dict(zip(NAMES, ((width, width), (width,), (width, width), (width,)), strict=True))
+
+
+def with_head(trunk: Tensors, width: int) -> dict[str, Floats]:
+    """A trunk and its head of zeros."""
+    return dict(trunk) | {name: np.zeros(shape, np.float32) for name, shape in shapes(width).items()}
+
+
+def manifest_for(trunk: Tensors, max_abs: Mapping[str, float] | float = 8.0, max_bytes: int = 16_384) -> Manifest:
+    """The manifest of a trunk with a head: nothing but the head may be touched."""
+    bounds = {name: max_abs if isinstance(max_abs, float) else max_abs[name] for name in NAMES}
+    return manifest_of(trunk, dict.fromkeys(NAMES, ACTIONS), max_abs=bounds, max_bytes=max_bytes)
+
+
+def mapped(state: Floats, tensors: Tensors, *, residual: bool = True) -> Floats:
+    """A state through a head, or states through a head each: (..., width), tensors with as many leading dimensions."""
+    inner = np.tanh(np.matmul(tensors[NAMES[0]], state[..., None])[..., 0] + tensors[NAMES[1]])
+    made = np.matmul(tensors[NAMES[2]], inner[..., None])[..., 0] + tensors[NAMES[3]]
+    found: Floats = state + made if residual else made
+    return found
+
+
+def stacked(heads: list[dict[str, Floats]]) -> dict[str, Floats]:
+    """Heads of many devices as one of every tensor, (devices, ...)."""
+    return {name: np.stack([head[name] for head in heads]) for name in NAMES}

@@ -1,0 +1,138 @@
+"""A fleet of devices replays real events under every policy of requests: quality against requests and bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tailorbird.tailor.folder import Tailored
+from tailorbird.tailor.intellectreq import learn, mapper
+from tailorbird.tailor.requests import POLICIES, Requester, calibrate, replay
+from tailorbird.tailor.staleness import Stream, quality, rank_table, ranks_of, send, stream_of
+from tailorbird.tasks.sequences.dataset import Ints
+from tailorbird.tasks.sequences.metrics import ndcg, paired
+from tailorbird.tasks.sequences.split import Split, Stage
+
+BUDGETS = (0.0, 0.1, 0.2, 0.33, 0.5, 0.75, 1.0)
+SEEDS = 5  # of the dice of budgeted random
+ID_BYTES = 4
+AT_ONCE = 128  # devices
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """A stream, and what would have come of every head its devices could have had.
+
+    Attributes:
+        stream: the events.
+        nbytes: (devices, events): of the patch made at each.
+        table: ranks, see `staleness.rank_table`.
+        window: events a device sends with a request, at most.
+    """
+
+    stream: Stream
+    nbytes: Ints
+    table: Ints
+    window: int
+
+
+def fleet(tailored: Tailored, split: Split, stage: Stage = "test", devices: int = 0) -> Fleet:
+    """Make, send and try every head of a stream, some devices at a time: the heads of all would fill the memory."""
+    stream = stream_of(split, tailored.trunk, stage, devices)
+    tensors = tailored.tensors
+    items = tensors["items.weight"][: tailored.trunk.shape.items + 1]
+    sizes, tables = [], []
+    for start in range(0, len(stream.users), AT_ONCE):
+        some = slice(start, start + AT_ONCE)
+        part = Stream(split, stream.users[some], stream.at[some], stream.states[some])
+        sent = send(part, tailored.make, tensors, tailored.manifest)
+        sizes.append(sent.nbytes)
+        tables.append(rank_table(part, sent.heads, items))
+    window = tailored.window or tailored.trunk.shape.length
+    return Fleet(stream, np.concatenate(sizes), np.concatenate(tables), window)
+
+
+def simulate(
+    tailored: Tailored,
+    split: Split,
+    *,
+    budgets: Sequence[float] = BUDGETS,
+    devices: int = 0,
+    told: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Replay the test stream under every policy, each calibrated on the validation stream for every budget.
+
+    Args:
+        tailored: trunk and generator.
+        split: of `last_events`, the one the trunk was trained on.
+        budgets: requests by event.
+        devices: only so many; 0 is all.
+        told: called with what is being done.
+
+    Returns:
+        ``static``: quality without any head; ``rows``: policy, budget, rate, requests, bytes down and up a device and
+        quality; ``detector``: AUC of IntellectReq's; ``against_random``: p-values of learned policies at each budget.
+    """
+    told("validation stream")
+    trial = fleet(tailored, split, "validation", devices)
+    told("test stream")
+    real = fleet(tailored, split, "test", devices)
+    items = tailored.trunk.items.weight.detach().numpy()[: tailored.trunk.shape.items + 1]
+    mapped = mapper(trial.stream, items)
+    learned = {
+        name: learn(mapped, trial.stream, trial.table, gain=gain)
+        for name, gain in (("intellectreq", False), ("intellectreq gain", True))
+    }
+    policies: dict[str, Requester] = POLICIES | {name: report.requester for name, report in learned.items()}
+    rows, values = [], {}
+    for name, policy in policies.items():
+        told(f"policy {name}")
+        for budget in budgets:
+            threshold = calibrate(trial.stream.states, policy, budget, seed=1000)
+            seeds = range(SEEDS if name == "random" else 1)
+            uses = [replay(real.stream.states, policy, threshold, seed) for seed in seeds]
+            row, values[name, budget] = _row(real, uses)
+            rows.append({"policy": name, "budget": budget} | row)
+    never = np.full(real.stream.at.shape, -1, np.int64)
+    return {
+        "devices": len(real.stream.users), "events": real.stream.at.shape[1], "payload": float(real.nbytes.mean()),
+        "static": _plain(ranks_of(real.table, never)), "rows": rows,
+        "detector": {name: {"auc": r.auc, "pairs": r.pairs} for name, r in learned.items()},
+        "against_random": _against(values, list(learned), budgets),
+    }  # fmt: skip
+
+
+def _row(real: Fleet, uses: Sequence[Ints]) -> tuple[dict[str, Any], Any]:
+    """Means over replays; quality's interval is of the first one, whose users differ as much as any."""
+    events = np.arange(real.stream.at.shape[1])
+    asked = [used == events for used in uses]  # the first event is the installation
+    known = np.minimum(real.stream.at - real.stream.split.data.offsets[real.stream.users][:, None], real.window)
+    ranks = [ranks_of(real.table, used) for used in uses]
+    gained = np.mean([ndcg(each, 10).mean(1) for each in ranks], axis=0)
+    found = _plain(ranks[0]) if len(ranks) == 1 else _plain(np.concatenate(ranks, axis=1))
+    row = {
+        "rate": float(np.mean([each[:, 1:].mean() for each in asked])),
+        "requests": float(np.mean([each[:, 1:].sum(1).mean() for each in asked])),
+        "bytes_down": float(np.mean([(real.nbytes * each).sum(1).mean() for each in asked])),
+        "bytes_up": float(np.mean([(ID_BYTES * known * each).sum(1).mean() for each in asked])),
+    }
+    return row | found, gained
+
+
+def _plain(ranks: Ints) -> dict[str, Any]:
+    return {name: dataclasses.asdict(value) for name, value in quality(ranks).items()}
+
+
+def _against(values: Mapping[Any, Any], learned: Sequence[str], budgets: Sequence[float]) -> list[dict[str, Any]]:
+    inner = [budget for budget in budgets if 0 < budget < 1]
+    return [
+        {
+            "policy": name, "budget": budget, "p": paired(values[name, budget], values["random", budget], draws=2000),
+            "difference": float((values[name, budget] - values["random", budget]).mean()),
+        }
+        for name in learned for budget in inner
+    ]  # fmt: skip

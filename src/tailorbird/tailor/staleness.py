@@ -1,0 +1,134 @@
+"""Streams of real events on devices: what the device sees now and what the cloud saw last, as an axis of the data.
+
+For every event of a device, and every earlier event at which its head may have been made, the rank of what really came
+next is computed once (`rank_table`). Any policy of requests is then a walk through that table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from tailorbird.errors import DataError
+from tailorbird.tailor.head import mapped, stacked
+from tailorbird.tailor.manifest import Floats, Manifest, Tensors
+from tailorbird.tailor.patch import full
+from tailorbird.tailor.wire import encode, receive
+from tailorbird.tasks.sequences.dataset import Ints
+from tailorbird.tasks.sequences.metrics import Interval, hit, interval, ndcg
+from tailorbird.tasks.sequences.ranking import pessimistic
+from tailorbird.tasks.sequences.split import Split, Stage
+from tailorbird.zoo.recommenders.model import Recommender
+
+Maker = Callable[[Sequence[Ints]], Mapping[str, Floats]]
+TOLERANCE = 0.01  # of the largest number of a tensor: int8 deltas may be sent
+BATCH = 512
+NEVER = -1
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Events of devices, as many of each.
+
+    Attributes:
+        split: where they come from.
+        users: (devices,).
+        at: (devices, events): places of the events among all.
+        states: (devices, events, width): what the trunk makes of the history before each.
+    """
+
+    split: Split
+    users: Ints
+    at: Ints
+    states: Floats
+
+    def history(self, device: int, event: int) -> Ints:
+        """What had happened before an event."""
+        return self.split.history(int(self.users[device]), int(self.at[device, event]))
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What devices got for every event at which they might have asked.
+
+    Attributes:
+        heads: (devices, events, ...) of every tensor, as it is after the wire.
+        nbytes: (devices, events): of the messages.
+    """
+
+    heads: Mapping[str, Floats]
+    nbytes: Ints
+
+
+def stream_of(split: Split, trunk: Recommender, stage: Stage = "test", devices: int = 0) -> Stream:
+    """The stream of a split made by `last_events`; of the first `devices` users, if given.
+
+    Raises:
+        DataError: users with other numbers of events, or with one.
+    """
+    cases = split.cases(stage)
+    users, counts = np.unique(cases.user, return_counts=True)
+    if len(np.unique(counts)) != 1 or counts[0] < 2:
+        raise DataError(f"split {split.name!r} is no stream of events", hint="train the trunk with --split last-10")
+    users = users[: devices or None]
+    at = cases.at.reshape(-1, counts[0])[: len(users)]
+    histories = [split.history(int(user), int(place)) for user, row in zip(users, at, strict=True) for place in row]
+    with torch.no_grad():
+        parts = [trunk.last(trunk.window(histories[i : i + BATCH])) for i in range(0, len(histories), BATCH)]
+    return Stream(split, users, at, torch.cat(parts).numpy().reshape(*at.shape, -1))
+
+
+def send(stream: Stream, make: Maker, trunk: Tensors, manifest: Manifest) -> Sent:
+    """Make the head of every event and send it: as bytes, with int8 deltas where those are near enough, and back."""
+    heads, sizes = [], []
+    histories = [stream.history(d, e) for d in range(len(stream.users)) for e in range(stream.at.shape[1])]
+    for start in range(0, len(histories), BATCH):
+        made = make(histories[start : start + BATCH])
+        for row in range(len(histories[start : start + BATCH])):
+            patch = full({name: values[row] for name, values in made.items()}, manifest)
+            message = encode(patch, trunk, manifest, tolerance=TOLERANCE)
+            heads.append(receive(message, trunk, manifest))
+            sizes.append(len(message))
+    joined = {name: values.reshape(*stream.at.shape, *values.shape[1:]) for name, values in stacked(heads).items()}
+    return Sent(joined, np.array(sizes, np.int64).reshape(stream.at.shape))
+
+
+def rank_table(stream: Stream, heads: Mapping[str, Floats], items: Floats) -> Ints:
+    """Rank of what came next at event i with the head made at event j.
+
+    Args:
+        stream: the events.
+        heads: (devices, events, ...).
+        items: the table, (items + 1, width).
+
+    Returns:
+        int64 (devices, events, events + 1): [:, i, 0] without a head, [:, i, j + 1] with that of event j; `NEVER` where
+        j > i.
+    """
+    devices, events = stream.at.shape
+    out = np.full((devices, events, events + 1), NEVER, np.int64)
+    for device in range(devices):
+        state = stream.states[device]
+        mine = {name: values[device][None] for name, values in heads.items()}
+        turned = np.concatenate([state[:, None], mapped(state[:, None], mine)], axis=1)
+        for event in range(events):
+            scores = turned[event, : event + 2] @ items.T
+            target = stream.split.data.items[stream.at[device, event]]
+            right = scores[:, target].copy()
+            scores[:, stream.history(device, event)] = -np.inf
+            scores[:, target] = right
+            out[device, event, : event + 2] = pessimistic(scores, np.full(len(scores), target))
+    return out
+
+
+def ranks_of(table: Ints, used: Ints) -> Ints:
+    """Ranks (devices, events) with the heads of the events `used`; -1 means without one."""
+    return np.take_along_axis(table, used[:, :, None] + 1, axis=2)[:, :, 0]
+
+
+def quality(ranks: Ints) -> dict[str, Interval]:
+    """NDCG@10 and HR@10: means over devices, which count once each."""
+    return {"ndcg@10": interval(ndcg(ranks, 10).mean(1)), "hr@10": interval(hit(ranks, 10).mean(1))}

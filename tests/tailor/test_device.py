@@ -1,0 +1,115 @@
+"""The device's runtime gives the torch models' scores, and never imports torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tailorbird.errors import ArtifactError
+from tailorbird.files import write_json
+from tailorbird.tailor.device import CONFIG, MANIFEST, TENSORS, Device, load
+from tailorbird.tailor.head import NAMES, manifest_for, mapped, with_head
+from tailorbird.tailor.patch import full, identity
+from tailorbird.tailor.wire import encode
+from tailorbird.zoo.recommenders import folder
+from tailorbird.zoo.recommenders.model import Recommender
+
+from .conftest import WIDTH, arrays, made, random_head
+
+HISTORIES = [[], [7], [3, 1, 4, 1, 5], list(range(1, 30))]
+
+
+def device_of(model: Recommender) -> Device:
+    trunk = with_head(arrays(model), WIDTH)
+    return Device(model.name, model.shape.to_json(), trunk, manifest_for(trunk))
+
+
+@pytest.mark.parametrize("name", ["sasrec", "gru4rec"])
+def test_same_scores_as_torch(name: str) -> None:
+    model = made(name)
+    device = device_of(model)
+    head = random_head()
+    message = encode(full(head, device.manifest), device.trunk, device.manifest)
+    for history in HISTORIES:
+        ids = model.window([np.array(history, np.int64)])
+        with torch.no_grad():
+            state = model.last(ids)
+            np.testing.assert_allclose(device.state(history), state[0].numpy(), atol=2e-6)
+            device.tensors = device.trunk
+            np.testing.assert_allclose(device.scores(history), model.scores(state)[0].numpy(), atol=1e-5)
+            w0, b0, w1, b1 = (torch.from_numpy(head[key]) for key in NAMES)
+            wanted = model.scores(state + torch.tanh(state @ w0.T + b0) @ w1.T + b1)
+        device.take(message)
+        np.testing.assert_allclose(device.scores(history), wanted[0].numpy(), atol=1e-5)
+
+
+def test_a_head_of_zeros_is_the_trunk() -> None:
+    device = device_of(made("sasrec"))
+    before = device.scores([1, 2, 3])
+    state = device.state([1, 2, 3])
+    np.testing.assert_array_equal(before, device.tensors["items.weight"] @ state)
+    device.take(encode(identity("delta", device.trunk, device.manifest), device.trunk, device.manifest))
+    np.testing.assert_array_equal(device.scores([1, 2, 3]), before)
+
+
+def test_heads_of_many_devices_at_once() -> None:
+    states = np.random.default_rng(0).standard_normal((3, WIDTH)).astype(np.float32)
+    heads = [random_head(seed) for seed in range(3)]
+    many = mapped(states, {name: np.stack([head[name] for head in heads]) for name in NAMES})
+    for row, state, head in zip(many, states, heads, strict=True):
+        np.testing.assert_allclose(row, mapped(state, head), atol=1e-6)
+
+
+def test_a_refused_patch_leaves_the_model_as_it_is() -> None:
+    device = device_of(made("gru4rec"))
+    message = encode(full(random_head(), device.manifest), device.trunk, device.manifest)
+    device.take(message)
+    before = device.scores([5])
+    with pytest.raises(ArtifactError):
+        device.take(message[:-1])
+    np.testing.assert_array_equal(device.scores([5]), before)
+
+
+@pytest.mark.parametrize("name", ["sasrec", "gru4rec"])
+def test_a_process_without_torch(tmp_path: Path, name: str) -> None:
+    """It holds the trunk's folder and a payload, and ranks as the process that made them."""
+    model = made(name)
+    folder.save(tmp_path / "m", model, (), {})
+    device = device_of(model)
+    write_json(tmp_path / "m" / MANIFEST, device.manifest.to_json())
+    message = encode(full(random_head(), device.manifest), device.trunk, device.manifest, tolerance=0.01)
+    (tmp_path / "patch").write_bytes(message)
+    code = (
+        "import sys; from pathlib import Path; import numpy as np\n"
+        "from tailorbird.tailor.device import load\n"
+        "import tailorbird.tailor.requests\n"
+        f"device = load(Path({str(tmp_path / 'm')!r})); device.take(Path({str(tmp_path / 'patch')!r}).read_bytes())\n"
+        f"np.save({str(tmp_path / 'scores.npy')!r}, np.stack([device.scores(h) for h in {HISTORIES!r}]))\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    device.take(message)
+    np.testing.assert_array_equal(np.load(tmp_path / "scores.npy"), np.stack([device.scores(h) for h in HISTORIES]))
+
+
+def test_damaged_folders(tmp_path: Path) -> None:
+    model = made("sasrec")
+    folder.save(tmp_path / "m", model, (), {})
+    with pytest.raises(ArtifactError, match="missing"):
+        load(tmp_path / "m")
+    other = device_of(made("sasrec", items=41))
+    write_json(tmp_path / "m" / MANIFEST, other.manifest.to_json())
+    with pytest.raises(ArtifactError, match="not the manifest's"):
+        load(tmp_path / "m")
+    (tmp_path / "m" / TENSORS).write_bytes(b"nothing")
+    with pytest.raises(ArtifactError, match="no tailored model"):
+        load(tmp_path / "m")
+    assert (tmp_path / "m" / CONFIG).is_file()
+    with pytest.raises(ArtifactError, match="no device runs"):
+        Device("bert4rec", {}, {}, other.manifest)
