@@ -83,9 +83,9 @@ class Bench:
             out = Path(scratch) / "artifact"
             facts = _alone(self.source, out, recipe, budget, seed)
             artifact = Artifact.open(out)
-            metrics = evaluate(Model.open(artifact), self.windows)
+            metrics, nbytes = evaluate(Model.open(artifact), self.windows), artifact.nbytes
         return {
-            "method": recipe, "budget": budget, "seed": seed, "bytes": artifact.nbytes, "bits": artifact.bits,
+            "method": recipe, "budget": budget, "seed": seed, "bytes": nbytes, "bits": artifact.bits,
             "weight_bytes": round(artifact.bits * artifact.plan.numel / 8), "perplexity": metrics.perplexity,
             "tokens": metrics.tokens, "digest": artifact.digest, **facts,
         }  # fmt: skip
