@@ -50,7 +50,7 @@ def main() -> None:
     wanted = [(recipe, budget, seed) for recipe, budget, seed in every if seed == 0 or _samples(recipe)]
     missing = [key for key in wanted if key not in {(r["method"], r["budget"], r["seed"]) for r in rows}]
     if missing:
-        bench = Bench(options.model, options.tokens)
+        bench = Bench(options.model, options.tokens, options.keep)
         for number, (recipe, budget, seed) in enumerate(missing, 1):
             print(f"[{number}/{len(missing)}] {recipe} {budget} seed {seed}", file=sys.stderr, flush=True)
             rows.append(bench.row(recipe, budget, seed))
@@ -69,8 +69,8 @@ def results_file(model: str) -> Path:
 class Bench:
     """The evaluation text and the original model, measured once."""
 
-    def __init__(self, source: str, tokens: int) -> None:
-        self.source = source
+    def __init__(self, source: str, tokens: int, keep: Path | None = None) -> None:
+        self.source, self.keep = source, keep
         model = Model.open(open_checkpoint(source))
         tokenizer = Tokenizer.of(open_checkpoint(source))
         self.windows = evaluation_windows(tokenizer, data.read_text(data.WIKITEXT2_TEST), tokens)
@@ -80,7 +80,8 @@ class Bench:
     def row(self, recipe: str, budget: str, seed: int) -> dict[str, Any]:
         """One recipe at one budget."""
         with tempfile.TemporaryDirectory() as scratch:
-            out = Path(scratch) / "artifact"
+            name = f"{recipe.replace(' ', '-')}-{budget}"
+            out = self.keep / name if self.keep and seed == 0 else Path(scratch) / "artifact"
             facts = _alone(self.source, out, recipe, budget, seed)
             artifact = Artifact.open(out)
             metrics, nbytes = evaluate(Model.open(artifact), self.windows), artifact.nbytes
@@ -133,6 +134,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--recipes", nargs="+", default=["rtn", "gptq", "slim-llm"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--tokens", type=int, default=16368)
+    parser.add_argument("--keep", type=Path, help="folder for the artifacts of seed 0 (.bench/speed: for bench-speed)")
     return parser.parse_args()
 
 
