@@ -9,76 +9,25 @@
 #include <cstring>
 
 #include "bits.h"
+#include "groups.h"
 #include "layout.h"
 #include "quantize.h"
 
 namespace tailorbird {
 
 template <class V>
-struct Loops {
+struct Loops : Groups<V> {
   using I = typename V::I;
   using F = typename V::F;
   using Codes = typename V::Codes;
 
+  using Groups<V>::kLane;
+  using typename Groups<V>::Header;
+  using Groups<V>::header, Groups<V>::finish, Groups<V>::add, Groups<V>::fold, Groups<V>::write;
+
   static constexpr size_t kAhead = 4096;       // bytes from the weight in use to the one fetched
-  static constexpr size_t kLane = kRows;       // floats of one F
   static constexpr size_t kChunk = 4096;       // columns unpacked at a time
   static constexpr size_t kKept = 384 * 1024;  // bytes of activations kept near while tiles pass by
-
-  // What stands in front of the codes of a group.
-  struct Header {
-    I zero;
-    F scale, offset;
-  };
-
-  static inline Header header(const Run& run, const uint8_t* p) {
-    Header h{V::izero(), V::fset(0), V::fset(0)};
-    const bool byte = run.scale == Scale::byte;
-    h.scale = byte ? V::to_float(V::load_u8(p)) : V::load_f16(p);
-    p += scale_bytes(run);
-    if (run.offset == Offset::integer) h.zero = V::load_u8(p);
-    if (run.offset == Offset::real) h.offset = byte ? V::to_float(V::load_i8(p)) : V::load_f16(p);
-    // The middle of one-bit codes is 1/2: twice the codes, half the scale.
-    if (run.offset == Offset::none && run.bits == 1) h.scale = V::mul(h.scale, V::fset(0.5f));
-    return h;
-  }
-
-  // Adds one group's integer sums to a row's float sums.
-  static inline void finish(const Run& run, const Header& h, I t, float unit, int32_t total, F& sum, F& low) {
-    if (run.offset == Offset::none) {
-      if (run.bits == 1)
-        t = V::isub(V::iadd(t, t), V::iset(total));
-      else
-        t = V::isub(t, V::iset(total * (1 << (run.bits - 1))));
-    } else if (run.offset == Offset::integer) {
-      t = V::isub(t, V::imul(h.zero, V::iset(total)));
-    } else {
-      low = V::add(low, V::mul(h.offset, V::fset(static_cast<float>(total) * unit)));
-    }
-    sum = V::add(sum, V::mul(V::to_float(t), V::mul(h.scale, V::fset(unit))));
-  }
-
-  static inline void add(const Run& run, const Header& h, I t, const Activations8& x, size_t at, F& sum, F& low) {
-    finish(run, h, t, x.scales[at], x.sums[at], sum, low);
-  }
-
-  // A run's sums, in units of its rows, into the result.
-  static inline F fold(const Run& run, const uint8_t* units, F total, F sum, F low) {
-    if (run.scale == Scale::byte) {
-      sum = V::mul(sum, V::load_f16(units));
-      if (run.offset == Offset::real) low = V::mul(low, V::load_f16(units + 2 * kRows));
-    }
-    if (run.offset == Offset::real) sum = V::add(sum, low);
-    return V::add(total, sum);
-  }
-
-  static inline void write(const Layout& m, size_t tile, F total, float* out) {
-    const size_t left = m.rows - tile * kRows;
-    if (left >= kRows) return V::store(out + tile * kRows, total);
-    alignas(64) float lanes[kLane];
-    V::store(lanes, total);
-    std::memcpy(out + tile * kRows, lanes, left * sizeof(float));
-  }
 
   // --- few rows: weights straight from memory into the multiplication ---
 
