@@ -31,11 +31,12 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import tailorbird.artifact.verify as verifying
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TAILORBIRD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(verifying, "_verify_afresh", verifying.verify)
 
 
 def test_there_are_blocks() -> None:
-    assert [kind for kind, _ in BLOCKS] == ["bash", "bash", "python", "python"]
+    assert [kind for kind, _ in BLOCKS] == ["bash", "bash", "python", "python", "bash"]
     assert README.count("```bash") + README.count("```python") == len(BLOCKS)
 
 
