@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tailorbird.tasks.sequences.dataset import Sequences
 
 # Before any test imports a library that reads them.
 os.environ.update(
@@ -27,3 +32,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("tailorbird", deadline=None, derandomize=True)
 settings.load_profile("tailorbird")
+
+
+@pytest.fixture
+def cycles() -> Sequences:
+    """Sixty users who walk round twelve items, each from a place of its own: what follows is certain."""
+    import numpy as np
+
+    from tailorbird.tasks.sequences.dataset import Sequences
+
+    runs = [[(start + step) % 12 + 1 for step in range(8 + start % 3)] for start in range(60)]
+    offsets = np.cumsum([0, *map(len, runs)])
+    items = np.concatenate(runs)
+    times = np.concatenate([np.arange(len(run)) + 100 * user for user, run in enumerate(runs)])
+    return Sequences("cycles", offsets, items, 12, times, tuple(f"Film {i}" for i in range(1, 13)))

@@ -9,7 +9,6 @@ import torch
 from tailorbird.tailor.head import NAMES, manifest_for, with_head
 from tailorbird.tailor.manifest import Floats, Manifest, Tensors, manifest_of
 from tailorbird.tailor.patch import KINDS, Patch, identity, quantised
-from tailorbird.tasks.sequences.dataset import Sequences
 from tailorbird.zoo.recommenders import find
 from tailorbird.zoo.recommenders.model import Recommender, Shape
 
@@ -69,13 +68,3 @@ def patches(trunk: Tensors, manifest: Manifest) -> dict[str, Patch]:
         found[kind] = Patch(manifest.trunk, kind, body, plain.dtype, 2 if kind == "prototype" else 0)
     found["delta"] = quantised(random_head(9), trunk, manifest)
     return found
-
-
-@pytest.fixture
-def cycles() -> Sequences:
-    """Sixty users who walk round twelve items, each from a place of its own: what follows is certain."""
-    runs = [[(start + step) % 12 + 1 for step in range(8 + start % 3)] for start in range(60)]
-    offsets = np.cumsum([0, *map(len, runs)])
-    items = np.concatenate(runs)
-    times = np.concatenate([np.arange(len(run)) + 100 * user for user, run in enumerate(runs)])
-    return Sequences("cycles", offsets, items, 12, times, tuple(f"Film {i}" for i in range(1, 13)))
