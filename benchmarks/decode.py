@@ -33,7 +33,7 @@ RESULTS = ROOT / "results"
 KEPT = ROOT.parent / ".bench" / "speed"
 PEERS = ROOT.parent / ".bench" / "peers-venv" / "bin" / "python"
 MODEL = "demo:gemma-270m"
-BUDGETS = ("4.5bits", "4bits", "3bits", "2bits")
+BUDGETS = ("4bits", "3bits", "2.5bits", "2bits")
 Row = dict[str, Any]
 
 
