@@ -16,6 +16,7 @@ from tailorbird.pipeline import compress, prepare
 from tailorbird.pipeline.allocation import measured_table, solved
 from tailorbird.pipeline.calibration import weighing
 from tailorbird.score.losses import measured
+from tailorbird.score.rounding import Rounding
 from tailorbird.tasks.language import Reference
 
 SMALL: dict[str, Any] = {"samples": 8, "length": 32}
@@ -43,7 +44,8 @@ def test_promises_and_loses_less_than_uniform(model_of: Any, text: Path, tmp_pat
     assert better.bits <= 4.2
     assert table.total(better.plan.specs) < table.total(job.plan.specs)
     reference = Reference.of(job.model, weighing(job, text, 8, 32, 1).held_back)
-    assert measured(reference, job.method, better.plan.specs) < measured(reference, job.method, job.plan.specs)
+    rounding = Rounding(job.method)
+    assert measured(reference, rounding, better.plan.specs) < measured(reference, rounding, job.plan.specs)
 
 
 def test_a_target_s_rules_hold(model_of: Any, text: Path, tmp_path: Path) -> None:

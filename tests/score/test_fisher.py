@@ -18,6 +18,7 @@ from tailorbird.score.fisher import fisher
 from tailorbird.score.losses import factors, formats, losses, measured
 from tailorbird.score.output import head_losses, output
 from tailorbird.score.patched import patched
+from tailorbird.score.rounding import Rounding
 from tailorbird.tasks.language import Reference, evaluate
 
 Open = Callable[[str], Model]
@@ -111,10 +112,10 @@ def test_labels_follow_the_model_s_distribution(opened: Open) -> None:
 def test_ranks_parts_as_measuring_does(opened: Open, windows: Tensor, tmp_path: Path, family: str) -> None:
     model, method = opened(family), RTN()
     options = formats(model.parts, spec_of)
-    found = losses(model, method, options, windows, tmp_path, 0, lambda done, total: None)
+    found = losses(model, Rounding(method), options, windows, tmp_path, 0, lambda done, total: None)
     reference = Reference.of(model, windows)
     pairs = [
-        (found[part.name][bits], measured(reference, method, {part.name: options[part.name][bits]}))
+        (found[part.name][bits], measured(reference, Rounding(method), {part.name: options[part.name][bits]}))
         for part in model.parts
         for bits in (3, 4)
     ]
@@ -128,8 +129,9 @@ def test_factors_are_measured_over_estimated(opened: Open, windows: Tensor) -> N
     reference = Reference.of(model, windows)
     specs = {part.name: spec_of(part, 3) for part in model.parts}
     mine = {part.name: specs[part.name] for part in model.parts if part.role == "mlp"}
-    kl = measured(reference, method, mine)
-    found = factors(reference, method, model.parts, specs, {part.name: kl / len(mine) / 2 for part in model.parts})
+    kl = measured(reference, Rounding(method), mine)
+    guess = {part.name: kl / len(mine) / 2 for part in model.parts}
+    found = factors(reference, Rounding(method), model.parts, specs, guess)
     assert found["mlp"] == pytest.approx(2, rel=1e-6)
     assert set(found) == {"embedding", "attention", "mlp"}
 

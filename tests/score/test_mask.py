@@ -18,6 +18,7 @@ from tailorbird.methods.rtn import RTN
 from tailorbird.score.losses import formats, sensitivities
 from tailorbird.score.mask import mask_rows, omega
 from tailorbird.score.patched import patched
+from tailorbird.score.rounding import Rounding
 
 Open = Callable[[str], Model]
 
@@ -53,7 +54,7 @@ def test_a_part_without_effect_gets_the_fewest_bits(opened: Open, windows: Tenso
     found = omega(model, windows[:1])
     assert found[f"{layer}.up_proj"] == 0.0 and found[f"{layer}.gate_proj"] == 0.0
     assert found["model.layers.0.mlp.up_proj"] > 0
-    table = sensitivities(model, RTN(), formats(model.parts, spec_of), windows[:1], 0)
+    table = sensitivities(model, Rounding(RTN()), formats(model.parts, spec_of), windows[:1], 0)
     sites = Sites.of(model.parts, spec_of, FREE)
     sizes = sites.table(lambda part, spec: BitPlanes.plan(part.shape[0], spec).nbytes)
     losses = objective(sites.table(lambda part, spec: interpolated(table[part.name], spec)), None)

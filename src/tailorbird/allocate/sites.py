@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -72,12 +73,21 @@ class Sites:
         }
 
 
-def interpolated(losses: Mapping[int, float], spec: Spec) -> float:
-    """Loss of a format from losses by bits: the mean over its groups, where it has any, else that of its mean bits;
-    beyond the bits there are errors fall with the square of the step."""
+def interpolated(losses: Mapping[int, float], spec: Spec, by_rows: bool = False) -> float:
+    """Loss of a format from losses by bits; beyond the bits there are errors fall with the square of the step.
+
+    Args:
+        losses: by bits.
+        spec: the format. Its loss is the mean over its groups, where it has any, else that of its mean bits.
+        by_rows: it only says how many bytes there are for classes of rows: a byte more goes where it is worth most, so
+            that losses fall by the same factor with every part of a bit.
+    """
     top = max(losses)
     widths = spec.bits if isinstance(spec, PlaneSpec) else (round(spec.mean_bits),)
-    return sum(_at(losses, bits, top) for bits in widths) / len(widths)
+    found = [_at(losses, bits, top) for bits in widths]
+    if by_rows and min(found) > 0:
+        return math.exp(sum(map(math.log, found)) / len(found))
+    return sum(found) / len(found)
 
 
 def _at(losses: Mapping[int, float], bits: int, top: int) -> float:

@@ -35,12 +35,8 @@ class Segment:
 
 
 def segments(model: Model) -> list[Segment]:
-    """The pieces of a model in the order they are fitted: input embedding, blocks, then what the head needs and
-    the rest.
-
-    A tied embedding is fitted last, under the statistics of the head; what it costs as an input is the same
-    weights' error.
-    """
+    """The pieces of a model: input embedding, blocks, then what the head needs and the rest, with an embedding that is
+    tied to it."""
     kept = list(model.kept())
     first = tuple(part for part in model.parts if part.role == "embedding" and not part.tied)
     found = [Segment("embedding.safetensors", first, ())] if first else []

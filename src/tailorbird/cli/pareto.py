@@ -44,6 +44,7 @@ def command(
     from tailorbird.pipeline.allocation import measured_table
     from tailorbird.pipeline.calibration import weighing
     from tailorbird.pipeline.pareto import drawn, pareto, probed
+    from tailorbird.score.rounding import Rounding
     from tailorbird.tasks.language import Reference
 
     picture, table = out.with_suffix(".svg"), out.with_suffix(".json")
@@ -58,7 +59,7 @@ def command(
     found = pareto(job, losses, points)
     if measure:
         say(f"measuring {measure} of {len(found)}")
-        found = probed(job, found, Reference.of(job.model, windows.held_back), measure)
+        found = probed(Rounding(job.method, losses.worth), found, Reference.of(job.model, windows.held_back), measure)
     document = {"model": model, "method": method, "points": [one.to_json() for one in found]}
     write_atomic(picture, drawn(found, model, method).encode())
     write_json(table, document)

@@ -46,13 +46,21 @@ class Stream:
             if reference:
                 self.targets = States([self.shell.enter(batch, reference) for batch in batches], folder / "reference")
 
+    def _windows(self, batch: Tensor) -> Sequence[Tensor]:
+        """What of a batch runs through a block at once: a language model's windows one by one, so that the processor's
+        cache holds what is made on the way."""
+        return torch.split(batch, 1) if self.model.anatomy.blocks else [batch]
+
+    def _run(self, index: int, batch: Tensor, replaced: Mapping[str, Tensor] | None = None) -> Tensor:
+        return torch.cat([self.shell.run(index, window, replaced) for window in self._windows(batch)])
+
     @torch.no_grad()
     def aim(self, index: int) -> None:
         """Move the uncompressed model's states, where they are wanted, behind a block."""
         if self.targets is not None:
             self.model.fill(self.model.blocks[index])
             for i in range(len(self.targets)):
-                self.targets[i] = self.shell.run(index, self.targets[i])
+                self.targets[i] = self._run(index, self.targets[i])
 
     @torch.no_grad()
     def measure(
@@ -68,8 +76,9 @@ class Stream:
         modules = {part.name: self.model.module.get_submodule(part.name) for part in parts}
         with Collector(modules, needs, self.tokens) as collector:
             for i in range(len(self.states)):
-                collector.next_batch()
-                self.shell.run(index, self.states[i])
+                for window in self._windows(self.states[i]):
+                    collector.next_batch()
+                    self.shell.run(index, window)
         return {part.name: collector.of(part.name) for part in parts}
 
     def block(
@@ -84,7 +93,7 @@ class Stream:
     ) -> Block:
         """A block as a method sees it; `measure` has put its weights in place."""
         weights = {part.name: self.model.weight(part) for part in parts}
-        forward = partial(self.shell.run, index)
+        forward = partial(self._run, index)
         return Block(
             index,
             parts,
@@ -111,7 +120,7 @@ class Stream:
         self.model.fill(name, compressed, replaced)
         if self.model.anatomy.blocks:
             for i in range(len(self.states)):
-                self.states[i] = self.shell.run(index, self.states[i])
+                self.states[i] = self._run(index, self.states[i])
         self.model.drop(name)
 
     @torch.no_grad()

@@ -17,16 +17,21 @@ from torch import Tensor
 from tailorbird.allocate.ohq import objective
 from tailorbird.allocate.sites import Sites, interpolated
 from tailorbird.allocate.solve import Array, solve
+from tailorbird.allocate.uniform import outside
 from tailorbird.anatomy import Part
 from tailorbird.files import make_folder, read_json, write_json
 from tailorbird.formats import Spec
+from tailorbird.kernels import dense
+from tailorbird.measure.statistics import Stats
 from tailorbird.pipeline.calibration import Windows
 from tailorbird.pipeline.latency import measured_here, products
+from tailorbird.pipeline.pieces import importance
 from tailorbird.pipeline.prepare import Prepared, size, within
 from tailorbird.pipeline.progress import Progress, silent
 from tailorbird.runtime.costs import Milliseconds
 from tailorbird.score.losses import Losses, factors, formats, losses, measured, sensitivities
-from tailorbird.tasks.language import Reference
+from tailorbird.score.rounding import Rounding
+from tailorbird.tasks.language import Reference, hidden
 
 T = TypeVar("T")
 # Milliseconds that no model takes: JSON has no infinity.
@@ -48,6 +53,7 @@ class Table:
         products: milliseconds that all products together may take.
         worse: rounded to the solver's plan the model lost more than rounded to the uniform one, which then stays.
         ohq: the losses are OHQ's sensitivities: they are normalised, and time is weighed with them.
+        worth: of every row of the parts whose rows have bits by it, by part name.
     """
 
     sites: Sites
@@ -58,11 +64,16 @@ class Table:
     products: float = math.inf
     worse: bool = False
     ohq: bool = False
+    worth: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def loss(self, part: Part, spec: Spec) -> float:
         """What a part loses in a format."""
         factor = self.roles.get(part.role, 1.0) * self.parts.get(part.name, 1.0)
-        return factor * interpolated(self.losses[part.name], spec)
+        return factor * self.estimated(part, spec)
+
+    def estimated(self, part: Part, spec: Spec) -> float:
+        """The same before anything was measured."""
+        return interpolated(self.losses[part.name], spec, part.name in self.worth)
 
     def total(self, specs: Mapping[str, Spec]) -> float:
         """What a plan is expected to lose."""
@@ -103,6 +114,7 @@ def solved(job: Prepared, table: Table) -> Prepared:
     return within(job, choose)
 
 
+@dense.fast()
 def measured_table(
     job: Prepared,
     windows: Windows,
@@ -123,22 +135,38 @@ def measured_table(
     """
     make_folder(folder)
     sites = Sites.of(job.model.parts, job.spec, job.rules)
-    options = formats(job.model.parts, job.spec)
+    options, worth = formats(job.model.parts, job.spec), worth_of(job, windows.estimate)
+    rounding = Rounding(job.method, worth)
 
     def estimate() -> Losses:
         if job.allocate == "ohq":
-            return sensitivities(job.model, job.method, options, windows.estimate[:1, :MASKED], seed)
-        return losses(job.model, job.method, options, windows.estimate, folder / "states", seed, _silent)
+            return sensitivities(job.model, rounding, options, windows.estimate[:1, :MASKED], seed)
+        return losses(job.model, rounding, options, windows.estimate, folder / "states", seed, _silent)
 
     with progress.stage("score", {} if clock is None else clock):
         found = kept(folder / f"{job.allocate}.json", estimate)
         by_bits = {name: {int(bits): loss for bits, loss in by.items()} for name, by in found.items()}
-        table = Table(sites, by_bits, ohq=job.allocate == "ohq")
+        table = Table(sites, by_bits, ohq=job.allocate == "ohq", worth=worth)
         if not table.ohq:
             table = _probed(job, table, windows.held_back, folder / "probes.json")
         if job.profile is None:
             return table
         return _timed(job, replace(table, milliseconds=Milliseconds(job.profile)), folder / "products.json")
+
+
+def worth_of(job: Prepared, windows: Tensor) -> dict[str, Tensor]:
+    """What the rows of embedding and head are worth on some windows, float32 (rows,) by part name; none where they will
+    all have the same bits."""
+    if not job.by_rows:
+        return {}
+    seen = Stats(inputs=hidden(job.model, windows).flatten(0, 1))
+    found = {}
+    for part in filter(outside, job.model.parts):
+        worth = importance(job, part, job.model.weight(part), seen, [windows])
+        job.model.drop(part.name)
+        if worth is not None:
+            found[part.name] = worth
+    return found
 
 
 def _timed(job: Prepared, table: Table, path: Path) -> Table:
@@ -164,9 +192,10 @@ def _probed(job: Prepared, table: Table, windows: Tensor, path: Path) -> Table:
     def probe() -> dict[str, Any]:
         reference, specs = Reference.of(job.model, windows), job.plan.specs
         estimated = {part.name: table.loss(part, specs[part.name]) for part in job.model.parts}
-        roles = factors(reference, job.method, job.model.parts, specs, estimated)
+        rounding = Rounding(job.method, table.worth)
+        roles = factors(reference, rounding, job.model.parts, specs, estimated)
         plans = (job, solved(job, replace(table, roles=roles)))
-        return {"roles": roles, "kl": [measured(reference, job.method, plan.plan.specs) for plan in plans]}
+        return {"roles": roles, "kl": [measured(reference, rounding, plan.plan.specs) for plan in plans]}
 
     found = kept(path, probe)
     uniform, best = found["kl"]

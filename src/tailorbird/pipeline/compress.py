@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 import tailorbird
 from tailorbird.artifact import Artifact
+from tailorbird.artifact.layout import Segment
 from tailorbird.artifact.manifest import Manifest
 from tailorbird.artifact.partial import Partial
 from tailorbird.artifact.verify import close
 from tailorbird.errors import TailorbirdError
 from tailorbird.files import sha256, write_atomic, write_json
+from tailorbird.kernels import dense
 from tailorbird.measure.stream import Stream
 from tailorbird.pipeline.allocation import measured_table
 from tailorbird.pipeline.calibration import Calibration, Windows, calibration, original_rows, weighing
@@ -46,6 +48,7 @@ class Result:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
+@dense.fast()
 def compress(
     model: str | Path | nn.Module,
     out: str | Path,
@@ -179,14 +182,15 @@ def _run(
     if job.method.rotate == "learned" and left:
         with progress.stage("rotate", clock):
             job = learned(job, data, partial.folder / "work" / "states" / "rotate")
-    for piece in job.pieces:
+    for piece in _in_turn(job):
         if measured and stream is None and (piece.block is not None or not job.model.anatomy.blocks):
             stream = _stream(job, data, partial)
         if stream is not None and piece.block is not None:
             with progress.stage("measure", clock):
                 stream.aim(piece.block)
         if not partial.done(piece):
-            fitted = fit_piece(job, piece, stream, seed, progress, clock, data.batches)
+            seen = stream or (_behind(job, data, partial, progress, clock) if measured and _tied(piece) else None)
+            fitted = fit_piece(job, piece, seen, seed, progress, clock, data.batches)
             planes = fitted.planes
             with progress.stage("pack", clock):
                 partial.write(piece, planes, fitted.kept, fitted.facts)
@@ -204,6 +208,27 @@ def _run(
     return weights
 
 
+def _tied(piece: Segment) -> bool:
+    """It is read in front of the blocks and behind them."""
+    return any(part.role == "embedding" and part.tied for part in piece.parts)
+
+
+def _in_turn(job: Prepared) -> list[Segment]:
+    """The pieces as they are fitted: a tied embedding first, so that the blocks make up for what it loses as they do
+    for each other's errors."""
+    return sorted(job.pieces, key=lambda piece: not (_tied(piece) and job.method.needs))
+
+
+def _behind(job: Prepared, data: Calibration, partial: Partial, progress: Progress, clock: dict[str, float]) -> Stream:
+    """Half of the calibration data behind the last block of the original."""
+    with progress.stage("measure", clock):
+        folder = partial.folder / "work" / "states" / "original"
+        stream = Stream(job.model, data.batches[::2], original_rows(job, data), folder)
+        for index in range(len(job.model.blocks)):
+            stream.advance(index, {})
+        return stream
+
+
 def _stream(job: Prepared, data: Calibration, partial: Partial) -> Stream:
     """Calibration data in front of the first block, through the compressed embedding where that is fitted first."""
     reference = original_rows(job, data) if "reference" in job.method.needs else None
@@ -213,9 +238,10 @@ def _stream(job: Prepared, data: Calibration, partial: Partial) -> Stream:
 
 def _embedding(job: Prepared, data: Calibration, partial: Partial) -> Callable[[Tensor], Tensor]:
     """Embedding rows by token id, compressed ones where these are fitted first."""
-    first, name = job.pieces[0], job.model.anatomy.embedding
-    if name and first.block is None and partial.done(first):
-        return partial.planes(first)[name].gather
+    name = job.model.anatomy.embedding
+    for piece in job.pieces:
+        if name in (part.name for part in piece.parts) and partial.done(piece):
+            return partial.planes(piece)[name].gather
     return original_rows(job, data)
 
 

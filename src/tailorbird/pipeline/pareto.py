@@ -13,6 +13,7 @@ from tailorbird.pipeline.prepare import Prepared
 from tailorbird.plan import Plan
 from tailorbird.report.plots import scatter
 from tailorbird.score.losses import measured
+from tailorbird.score.rounding import Rounding
 from tailorbird.tasks.language import Reference
 
 
@@ -53,12 +54,12 @@ def pareto(job: Prepared, table: Table, points: int) -> list[Candidate]:
     return [found[size] for size in sorted(found)]
 
 
-def probed(job: Prepared, found: Sequence[Candidate], reference: Reference, count: int) -> list[Candidate]:
+def probed(rounding: Rounding, found: Sequence[Candidate], reference: Reference, count: int) -> list[Candidate]:
     """The curve with `count` of its points measured, evenly spread and both ends among them."""
     last = len(found) - 1
     chosen = {round(last * step / max(1, count - 1)) for step in range(min(count, len(found)))}
     return [
-        replace(one, measured=measured(reference, job.method, one.plan.specs)) if index in chosen else one
+        replace(one, measured=measured(reference, rounding, one.plan.specs)) if index in chosen else one
         for index, one in enumerate(found)
     ]
 

@@ -95,9 +95,14 @@ class Prepared:
         return self.method.fitting(part, self.rules.carried(part, self.method.spec(part, bits)))
 
     @property
+    def by_rows(self) -> bool:
+        """Rows of embedding and head will have bits by what they are worth."""
+        return bool(self.method.rows and self.method.needs and not self.target and self.checkpoint)
+
+    @property
     def lead(self) -> int:
-        """Bits that embedding and head can do without, because their rows will have bits by what they are worth."""
-        return LEAD if self.method.rows and self.method.needs and not self.target and self.checkpoint else 0
+        """Bits that embedding and head can do without therefore."""
+        return LEAD if self.by_rows else 0
 
     @cached_property
     def weight_bytes(self) -> int:

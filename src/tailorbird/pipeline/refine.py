@@ -13,7 +13,6 @@ from functools import lru_cache
 
 from torch import Tensor
 
-from tailorbird.allocate.sites import interpolated
 from tailorbird.anatomy import Part
 from tailorbird.artifact.layout import Segment
 from tailorbird.artifact.partial import Partial
@@ -90,7 +89,7 @@ def corrected(table: Table, job: Prepared, found: dict[str, float]) -> Table:
     """The table with each part's losses in proportion to what it was found to lose in its format."""
     parts = {}
     for part in job.model.parts:
-        guess = interpolated(table.losses[part.name], job.plan.specs[part.name])
+        guess = table.estimated(part, job.plan.specs[part.name])
         parts[part.name] = min(max(found[part.name] / guess, 1 / REACH), REACH) if guess > 0 else 1.0
     return replace(table, parts=parts)
 

@@ -10,11 +10,10 @@ from torch import Tensor
 
 from tailorbird.anatomy import Model, Part
 from tailorbird.formats import PackedWeight, Spec
-from tailorbird.method import Method
 from tailorbird.score.fisher import Told, fisher
 from tailorbird.score.mask import omega
 from tailorbird.score.patched import patched
-from tailorbird.score.rounding import rounded
+from tailorbird.score.rounding import Rounding
 from tailorbird.tasks.language import Reference, evaluate
 
 # From here on a bit more quarters the loss, and nothing need be measured.
@@ -39,33 +38,34 @@ def formats(parts: Sequence[Part], spec_of: Callable[[Part, int], Spec]) -> Form
 
 
 def losses(
-    model: Model, method: Method, options: Formats, windows: Tensor, folder: Path, seed: int, told: Told
+    model: Model, rounding: Rounding, options: Formats, windows: Tensor, folder: Path, seed: int, told: Told
 ) -> Losses:
     """`fisher` for every part at every format; see there."""
 
     def errors(part: Part, rows: Tensor, index: Tensor | None) -> list[Tensor]:
-        return [rounded(method, rows, spec) - rows for spec in options[part.name].values()]
+        return [rounding(part, rows, spec, index) - rows for spec in options[part.name].values()]
 
     with torch.enable_grad():
         found = fisher(model, windows, errors, folder, seed, told)
     return {name: dict(zip(options[name], values, strict=True)) for name, values in found.items()}
 
 
-def sensitivities(model: Model, method: Method, options: Formats, window: Tensor, seed: int) -> Losses:
+def sensitivities(model: Model, rounding: Rounding, options: Formats, window: Tensor, seed: int) -> Losses:
     """OHQ's sensitivity of every part at every format: `omega` times the share of its energy that rounding loses."""
     found = omega(model, window, seed=seed)
     parts = {part.name: part for part in model.parts}
-    return {name: {bits: found[name] * _lost(model, method, parts[name], spec) for bits, spec in by.items()}
+    return {name: {bits: found[name] * _lost(model, rounding, parts[name], spec) for bits, spec in by.items()}
             for name, by in options.items()}  # fmt: skip
 
 
-def _lost(model: Model, method: Method, part: Part, spec: Spec) -> float:
+def _lost(model: Model, rounding: Rounding, part: Part, spec: Spec) -> float:
     """|W - Q(W)|^2 / |W|^2."""
     lost, whole = 0.0, 0.0
     for start in range(0, part.shape[0], CHUNK):
-        rows = model.read_rows(part, start, min(start + CHUNK, part.shape[0])).float()
+        at = slice(start, min(start + CHUNK, part.shape[0]))
+        rows = model.read_rows(part, at.start, at.stop).float()
         whole += float(rows.square().sum())
-        lost += float((rounded(method, rows, spec) - rows).square().sum())
+        lost += float((rounding(part, rows, spec, at) - rows).square().sum())
     return lost / whole if whole else 0.0
 
 
@@ -83,12 +83,14 @@ def realised(
     return {name: value for name, (value,) in found.items()}
 
 
-def measured(reference: Reference, method: Method, specs: Mapping[str, Spec]) -> float:
+def measured(reference: Reference, rounding: Rounding, specs: Mapping[str, Spec]) -> float:
     """KL of the model with some parts rounded to these formats, mean over the tokens of the reference."""
     model = reference.model
 
     def rows(part: Part) -> Callable[[int, int], Tensor]:
-        return lambda start, stop: rounded(method, model.read_rows(part, start, stop).float(), specs[part.name])
+        return lambda start, stop: rounding(
+            part, model.read_rows(part, start, stop).float(), specs[part.name], slice(start, stop)
+        )
 
     changed = {part.name: rows(part) for part in model.parts if part.name in specs}
     found = evaluate(patched(model, changed), reference.windows, reference)
@@ -97,7 +99,7 @@ def measured(reference: Reference, method: Method, specs: Mapping[str, Spec]) ->
 
 def factors(
     reference: Reference,
-    method: Method,
+    rounding: Rounding,
     parts: Sequence[Part],
     specs: Mapping[str, Spec],
     estimated: Mapping[str, float],
@@ -106,7 +108,7 @@ def factors(
 
     Args:
         reference: the original on text the losses were not estimated on.
-        method: how parts are rounded.
+        rounding: how parts are rounded.
         parts: of the model.
         specs: a plan near the one that is sought.
         estimated: losses of the parts in these formats.
@@ -118,6 +120,6 @@ def factors(
     for role in dict.fromkeys(part.role for part in parts):
         mine = [part.name for part in parts if part.role == role]
         guess = sum(estimated[name] for name in mine)
-        kl = measured(reference, method, {name: specs[name] for name in mine}) if guess > FLOOR else guess
+        kl = measured(reference, rounding, {name: specs[name] for name in mine}) if guess > FLOOR else guess
         found[role] = min(max(kl / guess, 1 / REACH), REACH) if kl > FLOOR else 1.0
     return found

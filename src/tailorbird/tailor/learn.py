@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tailorbird.errors import UsageError
+from tailorbird.kernels import dense
 from tailorbird.tailor.duet import Duet, Heads, behind, through
 from tailorbird.tailor.manifest import Floats
 from tailorbird.tasks.sequences.dataset import Ints
@@ -66,6 +67,7 @@ class Settings:
             raise UsageError(f"can't train with {self}", hint=hint)
 
 
+@dense.fast()
 def train(
     trunk: Recommender, maker: nn.Module, split: Split, settings: Settings, told: Told = lambda row: None
 ) -> list[dict[str, Any]]:

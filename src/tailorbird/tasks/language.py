@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tailorbird.anatomy import Model
 from tailorbird.errors import UsageError
+from tailorbird.kernels import dense
 from tailorbird.measure.shell import Rows, Shell
 from tailorbird.tasks.head import Head, head_part
 from tailorbird.tasks.room import room
@@ -99,6 +100,7 @@ def evaluate(
 
 
 @torch.no_grad()
+@dense.fast(exact=True)
 def hidden(model: Model, windows: Tensor, progress: Progress | None = None) -> Tensor:
     """What the head is given at every position that predicts: float32 (count, length - 1, width)."""
     shell = Shell(model)
@@ -123,6 +125,7 @@ def hidden(model: Model, windows: Tensor, progress: Progress | None = None) -> T
 
 
 @torch.no_grad()
+@dense.fast(exact=True)
 def score(
     model: Model, states: Tensor, windows: Tensor, reference: Reference | None = None, progress: Progress | None = None
 ) -> LanguageMetrics:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tailorbird.errors import UsageError
+from tailorbird.kernels import dense
 from tailorbird.tasks.sequences.metrics import ndcg
 from tailorbird.tasks.sequences.ranking import full_ranking
 from tailorbird.tasks.sequences.split import Split
@@ -99,6 +100,7 @@ def begin(model: Recommender, settings: Settings) -> State:
     return State(model, optimiser)
 
 
+@dense.fast()
 def train(state: State, split: Split, settings: Settings, told: Told = lambda state: None) -> Recommender:
     """Train until validation no longer improves; the model ends with its best tensors.
 
@@ -130,6 +132,7 @@ def train(state: State, split: Split, settings: Settings, told: Told = lambda st
     return model.eval()
 
 
+@dense.fast(exact=True)
 def validate(model: Recommender, split: Split) -> float:
     """NDCG@10 on the validation cases, full ranking."""
     return float(ndcg(full_ranking(split, model.score, "validation").ranks, 10).mean())
