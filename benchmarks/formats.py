@@ -30,7 +30,7 @@ from tailorbird.fit.descent import Schedule, code_rows
 from tailorbird.fit.ggml import fit_ggml
 from tailorbird.fit.groups import minmax
 from tailorbird.fit.hessian import damped
-from tailorbird.formats import PlaneSpec, Spec, SumSpec
+from tailorbird.formats import PlaneSpec, Spec, SumSpec, TrellisSpec
 from tailorbird.formats.ggml import TYPES, decode
 from tailorbird.formats.grid import Units
 from tailorbird.kernels.matrix import PackedMatrix
@@ -50,6 +50,7 @@ RUNS: list[tuple[str, int, dict[str, Any]]] = [
     ("planes", 2, {"free": False, "mix": False}), ("planes", 2, {"mix": False}), ("planes", 3, {"mix": False}),
     ("planes", 2, {"group_size": 16}), ("rtn", 4, {}), ("nf4", 4, {}),
 ]  # fmt: skip
+MEMORY, SECONDS = 1 << 27, 0.4
 PLANES = {"1.5 planes": (1, 2), "2.5 planes": (2, 3)}
 Row = dict[str, Any]
 
@@ -233,21 +234,49 @@ def trellis(x: Tensor, bits: int, size: int) -> Tensor:
     return torch.stack([*values, table[state[:, 0]]][::-1], 1)
 
 
-def products(cols: int = 640, rows: int = 2048) -> list[Row]:
-    """Milliseconds of a product with one row of activations, the weight in the cache, one thread; the best of many."""
+def products() -> list[Row]:
+    """Milliseconds of a product with one row of activations; the fastest pass.
+
+    A small weight stays in the cache, for one thread. Of large ones there are as many copies as take 128 MB, which two
+    threads read one after the other.
+    """
     found: list[Row] = []
-    extension().set_threads(1)  # type: ignore[union-attr]
-    specs: list[Spec] = [PlaneSpec.uniform(bits, cols, 64) for bits in (1, 2, 3)]
-    for spec in [*specs, SumSpec.free((2,) * (cols // 128), 128), SumSpec.free((3,) * (cols // 128), 128)]:
-        arrays = {name: torch.ones_like(array, device="cpu") for name, array in spec.plan(rows).arrays.items()}
-        matrix, x, best = spec.plan(rows).with_arrays(arrays).lay_out(PackedMatrix), torch.ones(1, cols), 1.0
-        for _ in range(300):
-            start = time.perf_counter()
-            matrix.matmul(x)
-            best = min(best, time.perf_counter() - start)
-        found.append({"format": spec.label, "shape": [rows, cols], "milliseconds": round(1e3 * best, 4)})
-        print(f"{found[-1]['milliseconds']:8.4f} ms  {spec.label}", flush=True)
+    for shape, threads, copied, kinds in SHAPES:
+        extension().set_threads(threads)  # type: ignore[union-attr]
+        for spec in kinds(shape[1]):
+            planned = spec.plan(shape[0])
+            arrays = {name: torch.ones_like(array, device="cpu") for name, array in planned.arrays.items()}
+            count = max(1, MEMORY // planned.nbytes) if copied else 1
+            matrices = [planned.with_arrays(arrays).lay_out(PackedMatrix) for _ in range(count)]
+            x, best, end = torch.ones(1, shape[1]), 1.0, time.perf_counter() + SECONDS
+            while time.perf_counter() < end:
+                start = time.perf_counter()
+                for matrix in matrices:
+                    matrix.matmul(x)
+                best = min(best, (time.perf_counter() - start) / count)
+            milliseconds = round(1e3 * best, 4)
+            found.append({"format": spec.label, "shape": list(shape), "threads": threads, "milliseconds": milliseconds})
+            print(f"{milliseconds:8.4f} ms  {shape}  {spec.label}", flush=True)
     return found
+
+
+def cached(cols: int) -> list[Spec]:
+    """Formats of a weight that stays in the cache."""
+    free: list[Spec] = [SumSpec.free((count,) * (cols // 128), 128) for count in (2, 3)]
+    return [*(PlaneSpec.uniform(bits, cols, 64) for bits in (1, 2, 3)), *free, *trellis_specs(cols)]
+
+
+def streamed(cols: int) -> list[Spec]:
+    """Formats of one that does not."""
+    return [*(PlaneSpec.uniform(bits, cols, 64) for bits in (1, 2, 3, 4)), *trellis_specs(cols)]
+
+
+def trellis_specs(cols: int) -> list[Spec]:
+    """All rates."""
+    return [TrellisSpec.uniform(halves, cols, 64) for halves in range(2, 9)]
+
+
+SHAPES = [((2048, 640), 1, False, cached), ((4096, 4096), 2, True, streamed), ((262144, 640), 2, True, streamed)]
 
 
 def row(title: str, nbytes: int, weight: Tensor, got: Tensor, gram: Tensor) -> Row:

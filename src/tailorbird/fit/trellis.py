@@ -12,6 +12,7 @@ from torch import Tensor
 from tailorbird.fit.sweep import HEADROOM, ROW_CHUNK, joined
 from tailorbird.formats import TrellisCodes, TrellisSpec
 from tailorbird.formats.grid import Grid, Units
+from tailorbird.formats.trellis import spelled
 from tailorbird.kernels.trellis import DEVIATION, MAX_HALVES, MIN_HALVES, codes, search
 
 # Codes are made for numbers of deviation 1. What errors of earlier columns add widens a group by about a tenth.
@@ -36,8 +37,9 @@ class FittedTrellis:
     grid: Grid
 
     def meaning(self) -> Iterator[Tensor]:
-        """Paths and scales."""
-        yield from (self.stream, self.grid.values()[0])
+        """Codes and scales, as `TrellisCodes.meaning`."""
+        yield from spelled(self.stream, self.spec)
+        yield self.grid.values()[0]
 
     def pack(self) -> TrellisCodes:
         """The packed weight."""

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from tailorbird.errors import UsageError
 from tailorbird.formats.grid import Grid, scale_values
-from tailorbird.formats.packed import Fetch, Layout, PackedWeight, checked, fetched
+from tailorbird.formats.packed import ROW_CHUNK, Fetch, Layout, PackedWeight, checked, fetched
 from tailorbird.formats.spec import MAX_BITS, PlaneSpec, Scale
 from tailorbird.kernels.matrix import PackedMatrix, fits
 from tailorbird.kernels.trellis import MAX_HALVES, MIN_HALVES, UNIT, TrellisMatrix, codes, row_bytes
@@ -151,8 +151,9 @@ class TrellisCodes(PackedWeight):
         return cls(len(stream), spec, {"stream": stream} | dict(grid.arrays))
 
     def meaning(self) -> Iterator[Tensor]:
-        """Strings of bits, and scales."""
-        yield from (self.arrays["stream"], scale_values(self.arrays))
+        """Codes, a few rows at a time, and scales: what the same bits mean depends on the spec."""
+        yield from spelled(self.arrays["stream"], self.spec)
+        yield scale_values(self.arrays)
 
     def unpacked(self, index: slice | Tensor) -> Tensor:
         """Some rows as float32 (n, cols)."""
@@ -168,6 +169,12 @@ class TrellisCodes(PackedWeight):
         """Laid out for kernels."""
         arrays = {name: array.contiguous() for name, array in self.arrays.items()}
         return TrellisMatrix.from_stream(self.spec.halves, self.spec.group_size, arrays)
+
+
+def spelled(stream: Tensor, spec: TrellisSpec) -> Iterator[Tensor]:
+    """Codes of strings of bits, int8 (n, cols), a few rows at a time."""
+    for rows in torch.split(stream, ROW_CHUNK):
+        yield codes(rows, spec.halves, spec.group_size)
 
 
 @lru_cache(maxsize=4096)

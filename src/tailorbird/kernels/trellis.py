@@ -65,7 +65,13 @@ def state_values() -> Tensor:
 
 
 def search(
-    weight: Tensor, scale: Tensor, upper: Tensor, halves: tuple[int, ...], group_size: int, beam: int
+    weight: Tensor,
+    scale: Tensor,
+    upper: Tensor,
+    halves: tuple[int, ...],
+    group_size: int,
+    beam: int,
+    values: Tensor | None = None,
 ) -> Tensor:
     """Paths that lose little: of all paths so far the `beam` best go on at every column, and the errors of each are made
     up for by its later columns.
@@ -77,11 +83,12 @@ def search(
         halves: half bits a column of every group.
         group_size: columns of a group, a multiple of 16.
         beam: 1 to 256.
+        values: of other states than `state_values`, float32 (9, 4096).
 
     Returns:
         uint8 (rows, `row_bytes`).
     """
-    values = _newest_lowest(state_values().float())
+    values = _newest_lowest(state_values().float() if values is None else values)
     if extension() is None:
         parts = [
             _search(weight[a : a + 64], scale[a : a + 64], upper, halves, group_size, beam, values)

@@ -53,14 +53,14 @@ TAILORBIRD_INLINE float least(Floats v) {
 
 // A bound that at most `most` of n losses are below, and hardly fewer; losses behind the last are infinite.
 TAILORBIRD_INLINE float bound(const float* losses, size_t n, size_t most) {
-  Floats small = load(losses), large = -small;
-  for (size_t i = kLanes; i < n; i += kLanes) {
-    const Floats v = load(losses + i), back = i + kLanes <= n ? -v : large;
+  const Floats infinite = broadcast(__builtin_inff());
+  Floats small = infinite, large = infinite;
+  for (size_t i = 0; i < n; i += kLanes) {
+    const Floats v = load(losses + i), back = v < infinite ? -v : infinite;
     small = v < small ? v : small;
     large = back < large ? back : large;
   }
   float low = least(small), high = -least(large);
-  if (!(high < __builtin_inff())) high = low + 1e30f;
   for (int i = 0; i < 40; ++i) {
     const float middle = i < 8 ? low + (high - low) / 4 : (low + high) / 2;
     if (!(middle > low && middle < high)) break;
@@ -110,7 +110,7 @@ TAILORBIRD_INLINE void step(const Search& s, Scratch& w, size_t column, int bits
       chosen[count] = static_cast<uint16_t>(i);
       count += losses[i] <= top;
     }
-    count = std::min(count, s.beam);
+    count = std::clamp<size_t>(count, 1, s.beam);  // none: weights that are no numbers
   }
   float factor[kWindow + kLanes];
   const size_t first = column / kLanes * kLanes;
