@@ -5,7 +5,7 @@
 The error is trace(dW H dW^T) / trace(W H W^T), H the Gram matrix of a layer's inputs on calibration text. Methods are
 the ones users name; `ggml` types are fitted by our sweep. Three rows are studies of formats that are not built: ternary
 codes, five to a byte; and on normal numbers, without any H, a trellis as QTIP has it (arXiv 2406.11235), with a table
-of 2**L normal quantiles and a Viterbi search. Rows go to benchmarks/results/formats.json; a table is printed.
+of 2**L normal quantiles and a Viterbi search: what `trellis` comes near with two tables of 64 and a beam. Rows go to benchmarks/results/formats.json; a table is printed.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from tailorbird.kernels.native import extension
 from tailorbird.measure.statistics import Stats
 from tailorbird.methods import find
 from tailorbird.methods.planes import Planes
+from tailorbird.methods.trellis import Trellis
 
 RESULTS = Path(__file__).parent / "results" / "formats.json"
 MODEL = "demo:gemma-270m"
@@ -49,6 +50,8 @@ RUNS: list[tuple[str, int, dict[str, Any]]] = [
     *((method, bits, {}) for bits in (1, 2, 3, 4) for method in ("gptq", "slim-llm", "planes")),
     ("planes", 2, {"free": False, "mix": False}), ("planes", 2, {"mix": False}), ("planes", 3, {"mix": False}),
     ("planes", 2, {"group_size": 16}), ("rtn", 4, {}), ("nf4", 4, {}),
+    *(("trellis", bits, {}) for bits in (1, 2, 3, 4)), ("trellis", 2, {"mix": False}), ("trellis", 2, {"beam": 64}),
+    ("trellis", 2, {"beam": 16}), ("trellis", 2, {"group_size": 128}),
 ]  # fmt: skip
 MEMORY, SECONDS = 1 << 27, 0.4
 PLANES = {"1.5 planes": (1, 2), "2.5 planes": (2, 3)}
@@ -117,12 +120,14 @@ def layer(weight: Tensor, gram: Tensor, only: str, only_bits: int) -> list[Row]:
     stats, rows = Stats(gram, inputs, len(inputs)), []
     stats.factor(0.01)
     part = Part("w", (weight.shape[0], weight.shape[1]), "mlp")
-    for name, bits, options in [run for run in RUNS if not only or run[:2] == (only, only_bits)]:
+    for name, bits, options in [run for run in RUNS if not only or (run[0] == only and only_bits in (0, run[1]))]:
         method, start = find(name).from_options(options), time.perf_counter()
         spec = method.decide(weight.clone(), stats, method.spec(part, bits))
         packed = method.fit(weight.clone(), stats, spec).pack()
         title = " ".join([name, *(f"{key}={value}" for key, value in options.items())])
         rows.append(row(title, packed.nbytes, weight, packed.dequantize(), gram) | {"seconds": since(start)})
+    if only in ("", "trellis") and not only_bits:
+        rows += [between(halves, weight, stats, gram) for halves in (3, 5, 7)]
     if only:
         return rows
     for title, counts in PLANES.items():
@@ -144,6 +149,15 @@ def unequal(title: str, counts: tuple[int, int], weight: Tensor, stats: Stats, g
     spec = SumSpec.free(tuple(counts[0] if g in first else counts[1] for g in range(len(losses))), size)
     packed = method.fit(weight.clone(), stats, spec).pack()
     return row(f"free planes, {title}", packed.nbytes, weight, packed.dequantize(), gram)
+
+
+def between(halves: int, weight: Tensor, stats: Stats, gram: Tensor) -> Row:
+    """A trellis of half bits, which no number of bits asks for."""
+    method, start = Trellis(), time.perf_counter()
+    spec = method.decide(weight.clone(), stats, TrellisSpec.uniform(halves, weight.shape[1], 64))
+    packed = method.fit(weight.clone(), stats, spec).pack()
+    named = row(f"trellis, {halves / 2} bits", packed.nbytes, weight, packed.dequantize(), gram)
+    return named | {"seconds": since(start)}
 
 
 @dataclass(frozen=True)
@@ -300,7 +314,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--products", action="store_true", help="only time products, beside the rows there are")
     parser.add_argument("--method", default="", help="only the rows of this method, beside those there are")
-    parser.add_argument("--bits", type=int, default=0, help="with --method: the bits asked for")
+    parser.add_argument("--bits", type=int, default=0, help="with --method: the bits asked for; 0: all")
     parser.add_argument("--out", type=Path, default=RESULTS)
     return parser.parse_args()
 

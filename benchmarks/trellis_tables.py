@@ -47,6 +47,7 @@ def trained(halves: int) -> tuple[float, list[int]]:
         sums = DECAY * sums + used.T @ (DEVIATION * x.double().flatten())
         table = table + torch.linalg.solve(counts + torch.eye(2 * HALF), sums - counts @ table)
     table = table.round()
+    assert values(table).abs().max() <= 127, "a sum has to fit a byte: lower DEVIATION"
     x = torch.randn(4 * ROWS, COLS, generator=torch.Generator().manual_seed(0))
     lost = x - (values(table)[coded(x, halves, table)] / DEVIATION).float()
     return float(lost.square().mean()), table.int().tolist()

@@ -27,7 +27,7 @@ UNIT = 16
 MIN_HALVES, MAX_HALVES = 2, 8
 MAX_BEAM = 256
 # Codes of the tables have about this standard deviation.
-DEVIATION = 32.0
+DEVIATION = 26.0
 _HALF = 2 ** (STATE // 2)
 
 
