@@ -70,12 +70,14 @@ def coded(x: Tensor, halves: int, table: Tensor) -> Tensor:
 
 def source(tables: list[list[int]]) -> str:
     """The module."""
-    lines = ['"""What the bits of a trellis look up: made by `benchmarks/trellis_tables.py`."""', "", "from __future__ import annotations", ""]
-    lines += ["# For 2 to 8 half bits a column: 64 numbers for the older six bits, then 64 for the newer.", "TABLES = ("]
+    lines = ['"""What the bits of a trellis look up: made by `benchmarks/trellis_tables.py`."""', ""]
+    lines += ["from __future__ import annotations", ""]
+    lines += ["# For 2 to 8 half bits a column: 64 numbers for the older six bits, 64 for the newer."]
+    lines += ["TABLES = ("]
     for table in tables:
         text = textwrap.wrap(", ".join(map(str, table)) + ",", 110)
         lines += ["    (", *(f"        {line}" for line in text), "    ),"]
-    return "\n".join([*lines, ")", ""])
+    return "\n".join([*lines, ")  # fmt: skip", ""])
 
 
 if __name__ == "__main__":

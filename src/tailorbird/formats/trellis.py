@@ -1,7 +1,7 @@
 """`TrellisCodes`: rows that are paths through a trellis, ``w = code * scale``, scale by row and group.
 
-What a code is says `kernels.trellis`: a column adds 1 to 4 bits to the row's string, or every other column one more, and
-reads twelve, so that neighbours share bits: few bits choose among many values.
+What a code is says `kernels.trellis`: a column adds 1 to 4 bits to the row's string, or every other column one more,
+and reads twelve, so that neighbours share bits: few bits choose among many values.
 
 Stored arrays:
 

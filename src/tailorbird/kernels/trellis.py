@@ -1,8 +1,8 @@
 """Paths through a trellis: what the bits of a row mean, the search for them, and the native kernels' matrix.
 
-A row is a string of bits, lowest first. Every column adds a few and reads the `STATE` bits that end with its own, before
-the first of which stand zeros: the older half looks up one table, the newer half another, and the code is the sum. A
-group of columns has a number of half bits a column: of an odd number even columns get the smaller half.
+A row is a string of bits, lowest first. Every column adds a few and reads the `STATE` bits that end with its own (zeros
+stand before the first): the older half looks up one table, the newer half another, and the code is the sum. A group of
+columns has a number of half bits a column: of an odd number even columns get the smaller half.
 
 Source: trellis coded quantization (Marcellin and Fischer, 1990), and bit-shift trellises for weights (QTIP, arXiv
 2406.11235). Two small tables in place of a large one are ours: a processor looks 64 bytes up in one instruction.
@@ -73,8 +73,8 @@ def search(
     beam: int,
     values: Tensor | None = None,
 ) -> Tensor:
-    """Paths that lose little: of all paths so far the `beam` best go on at every column, and the errors of each are made
-    up for by its later columns.
+    """Paths that lose little: of all paths so far the `beam` best go on at every column, and later columns make up for
+    the errors of each.
 
     Args:
         weight: float32 (rows, cols).
@@ -135,8 +135,7 @@ def _bytes(arrays: Mapping[str, Tensor]) -> list[Any]:
     """Stream, scales and row scales as bytes, (rows, n) each; the last may be missing."""
     if any(not array.is_contiguous() for array in arrays.values()):
         raise UsageError("arrays of a trellis are not contiguous", hint="make them so")
-    rows = len(arrays["stream"])
-    units = arrays["row_scales"].view(rows, 1).view(torch.uint8) if "row_scales" in arrays else None
+    units = arrays["row_scales"].view(-1, 1).view(torch.uint8) if "row_scales" in arrays else None
     return [arrays["stream"], arrays["scales"].view(torch.uint8), units]
 
 

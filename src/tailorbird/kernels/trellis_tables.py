@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# For 2 to 8 half bits a column: 64 numbers for the older six bits, then 64 for the newer.
+# For 2 to 8 half bits a column: 64 numbers for the older six bits, 64 for the newer.
 TABLES = (
     (
         3, -18, 14, -5, -5, 0, 1, 19, 5, 0, -7, 4, -8, 4, 2, 7, 8, 9, -3, 8, 14, -3, -3, 0, -1, 6, 16, -6, -6, 13, 5,
@@ -53,4 +53,4 @@ TABLES = (
         5, 10, 50, -22, -33, -35, 27, -66, 0, 24, 1, -6, 23, -15, -27, 31, -3, -29, -37, -44, 61, -24, 20, 22, -9,
         -43, 32, 4, -16, 4, -2, -33, -13, -1, 11, -2, -26, -15, 5, -26, -51, -10, -6, 13, 40, -3, 15, 5,
     ),
-)
+)  # fmt: skip

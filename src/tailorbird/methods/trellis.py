@@ -1,6 +1,6 @@
 """Trellis: rows as paths through a bit-shift trellis (`formats.trellis`), searched for with error feedback.
 
-Where a format can't hold what is asked for (more than 4 bits, rows whose groups are no multiples of 16 columns), weights
+Where the format can't hold what is asked for (more than 4 bits, groups that are no multiples of 16 columns), weights
 are affine planes, swept and refined as by `planes`.
 """
 
