@@ -8,6 +8,7 @@ from tailorbird.formats.packed import Fit, PackedWeight, Spec
 from tailorbird.formats.rows import RowSpec
 from tailorbird.formats.spec import PlaneSpec
 from tailorbird.formats.sums import PlaneSum, SumSpec, Term
+from tailorbird.formats.trellis import TrellisCodes, TrellisSpec
 
 __all__ = [
     "BitPlanes",
@@ -21,6 +22,8 @@ __all__ = [
     "Spec",
     "SumSpec",
     "Term",
+    "TrellisCodes",
+    "TrellisSpec",
     "affine",
     "bit_planes",
     "plane_spec",

@@ -12,6 +12,7 @@ from tailorbird.formats.packed import PackedWeight, Spec
 from tailorbird.formats.rows import RowSpec, entries
 from tailorbird.formats.spec import PlaneSpec
 from tailorbird.formats.sums import SumSpec
+from tailorbird.formats.trellis import TrellisSpec
 
 _ELSE = "take --to hf, which carries any format, or solve the plan anew with --target"
 
@@ -48,7 +49,7 @@ class _Rows:
         return RowSpec(tuple(rows for rows, _ in classes), tuple(spec_from_json(form, cols) for _, form in classes))
 
 
-KINDS: dict[str, Kind] = {spec.kind: spec for spec in (PlaneSpec, SumSpec, LevelSpec)}
+KINDS: dict[str, Kind] = {spec.kind: spec for spec in (PlaneSpec, SumSpec, LevelSpec, TrellisSpec)}
 KINDS[RowSpec.kind] = _Rows()
 
 
