@@ -79,21 +79,31 @@ def softmax_of_first(logits: Tensor, among: Tensor) -> Tensor:
 
 
 def edges(model: Any, split: Split, settings: Settings, random: np.random.Generator) -> Iterator[tuple[Tensor, int]]:
-    """Every item of every user: softmax over the catalogue, or above one uniform item (BPR, as published)."""
+    """Every item of every user, `batch` users at once: softmax over the catalogue. Or as published, `batch` edges at
+    once: above one uniform item (BPR)."""
     graph, user, item = model.graph(split)
-    order = torch.from_numpy(random.permutation(len(user)))
-    for some in torch.split(order, settings.batch):
-        users, items = model.propagated(graph)
-        state, right = users[user[some]], item[some]
-        if settings.loss == "ce":
-            yield functional.cross_entropy((state @ items.T)[:, 1:], right - 1), len(some)
-            continue
-        wrong = torch.from_numpy(random.integers(1, model.shape.items + 1, len(some)))
-        first = [model.users.weight[user[some]], model.items.weight[right], model.items.weight[wrong]]
-        size = sum(table.square().sum() for table in first) / (2 * len(some))
-        gap = (state * (items[right] - items[wrong])).sum(1)
-        yield -functional.logsigmoid(gap).mean() + RIDGE * size, len(some)
+    if settings.loss == "ce":
+        for some in np.array_split(random.permutation(model.shape.users), -(-model.shape.users // settings.batch)):
+            row = torch.full((model.shape.users,), -1)
+            row[some] = torch.arange(len(some))
+            mine = row[user] >= 0
+            users, items = model.propagated(graph)
+            likely = functional.log_softmax((users[some] @ items.T)[:, 1:], 1)
+            yield -likely[row[user[mine]], item[mine] - 1].mean(), int(mine.sum())
+    else:
+        for edge in torch.split(torch.from_numpy(random.permutation(len(user))), settings.batch):
+            wrong = torch.from_numpy(random.integers(1, model.shape.items + 1, len(edge)))
+            yield bpr(model, graph, user[edge], item[edge], wrong), len(edge)
     model.settle(graph)
+
+
+def bpr(model: Any, graph: Tensor, user: Tensor, right: Tensor, wrong: Tensor) -> Tensor:
+    """How surely the right item stands above the wrong one, and the squares of the first vectors of all three."""
+    users, items = model.propagated(graph)
+    gap = (users[user] * (items[right] - items[wrong])).sum(1)
+    first = [model.users.weight[user], model.items.weight[right], model.items.weight[wrong]]
+    size = torch.stack([vectors.square().sum() for vectors in first]).sum() / (2 * len(user))
+    return -functional.logsigmoid(gap).mean() + RIDGE * size
 
 
 def _at_targets(model: Any, states: Tensor, targets: Tensor, settings: Settings) -> tuple[Tensor, int]:
