@@ -148,7 +148,8 @@ def _din(ids: Any, tensors: Tensors, shape: Mapping[str, Any]) -> Floats:
     weights = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
     pooled = weights[:, :-1] @ (events @ tensors["value.weight"].T)
     inner = np.maximum(_linear(pooled, tensors, "read") + _linear(table, tensors, "target"), 0)
-    return pooled + _linear(inner, tensors, "down")
+    found: Floats = pooled + _linear(inner, tensors, "down")
+    return found
 
 
 _STATES = {"sasrec": _sasrec, "gru4rec": _gru4rec, "din": _din}
