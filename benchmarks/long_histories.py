@@ -149,8 +149,9 @@ def _time_table(found: Row) -> str:
         words = [f"{ratio:.1f} times" for ratio in ratios]
         grown = f"\nFrom 5,000 to 10,000 events HyTRec takes {words[0]} as long, full attention {words[1]}.\n"
     return f"""
-Processor time of one prediction, one thread of {found["machine"]}, torch {found["torch"]}, {found["date"]}, load {found["load"]:.1f};
-width {sizes["width"]}, {sizes["layers"]} layers (HyTRec two short ones besides), full attention by SASRec.
+Processor time of one prediction, one thread of {found["machine"]}, torch {found["torch"]},
+{found["date"]}, load {found["load"]:.1f}; width {sizes["width"]}, {sizes["layers"]} layers (HyTRec two short ones
+besides), full attention by SASRec.
 
 {chr(10).join(lines)}
 {grown}"""
@@ -170,8 +171,8 @@ def _quality_table(found: Row) -> str:
         )
     data = found["data"]
     return f"""
-On {data["name"]}, split {data["split"]}, full ranking; long histories have at least {found["long"]} events. p: difference to the
-first row on the same users.
+On {data["name"]}, split {data["split"]}, full ranking; long histories have at least {found["long"]} events.
+p: difference to the first row on the same users.
 
 {chr(10).join(lines)}
 """
