@@ -152,7 +152,7 @@ def test_the_last_state_is_the_last_of_all(attention: Any) -> None:
 def test_the_written_age_knows_the_end() -> None:
     """`freshness=write` is not causal, and says so."""
     model, ids = made(freshness="write"), torch.randint(1, 13, (1, 40))
-    times = torch.arange(40)[None] * DAY
+    times = torch.arange(40)[None] * (DAY // 24)
     later = times.clone()
     later[:, 39] += 100 * DAY
     assert not model.causal
