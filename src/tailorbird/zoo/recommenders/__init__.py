@@ -7,8 +7,9 @@ from tailorbird.zoo.recommenders.bert4rec import BERT4Rec
 from tailorbird.zoo.recommenders.gru4rec import GRU4Rec
 from tailorbird.zoo.recommenders.model import Recommender
 from tailorbird.zoo.recommenders.sasrec import SASRec
+from tailorbird.zoo.recommenders.tiger import Tiger
 
-RECOMMENDERS: dict[str, type[Recommender]] = {kind.name: kind for kind in (SASRec, GRU4Rec, BERT4Rec)}
+RECOMMENDERS: dict[str, type[Recommender]] = {kind.name: kind for kind in (SASRec, GRU4Rec, BERT4Rec, Tiger)}
 
 
 def find(name: str) -> type[Recommender]:

@@ -134,3 +134,4 @@ def _fill(model: Recommender, tensors: Mapping[str, Tensor], folder: Path) -> No
         odd = sorted(set(wanted.items()) ^ set(found.items()))[0][0]
         raise ModelError(f"{folder}: tensor {odd!r} is missing, unknown or of another shape", hint="train it again")
     model.load_state_dict(dict(tensors))
+    model.check()

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tailorbird.errors import UsageError
 from tailorbird.tasks.sequences.dataset import Ints
@@ -90,6 +91,18 @@ class Recommender(nn.Module):
     def scores(self, state: Tensor) -> Tensor:
         """States (..., width) to a score for every item (..., items + 1), the pad's first."""
         return state @ self.items.weight[: self.shape.items + 1].T
+
+    def surprise(self, state: Tensor, target: Tensor) -> Tensor:
+        """Minus the log-probabilities of the right items, int64 (n,), after states (n, width), among the whole catalogue:
+        the pad's score takes no part."""
+        return functional.cross_entropy(self.scores(state)[:, 1:], target - 1, reduction="none")
+
+    def check(self) -> None:
+        """Refuse tensors of the right shapes that are still none of such a model.
+
+        Raises:
+            ModelError: what is wrong with them.
+        """
 
     def window(self, histories: Sequence[Ints]) -> Tensor:
         """Histories of any lengths as int64 (batch, length of the longest, at most `length`), padded on the left."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -17,8 +17,11 @@ from tailorbird.tasks.sequences.ranking import full_ranking
 from tailorbird.tasks.sequences.split import Split
 from tailorbird.zoo.recommenders.batches import causal_batches, masked_batches
 from tailorbird.zoo.recommenders.bert4rec import BERT4Rec
+from tailorbird.zoo.recommenders.item_vectors import Vectors
 from tailorbird.zoo.recommenders.losses import cross_entropy, gbce
 from tailorbird.zoo.recommenders.model import Recommender
+from tailorbird.zoo.recommenders.quantize import Quantizer
+from tailorbird.zoo.recommenders.tiger import Tiger
 
 Loss = Literal["ce", "gbce"]
 Told = Callable[["State"], None]
@@ -36,6 +39,8 @@ class Settings:
         loss: ``ce``: full softmax; ``gbce``: sampled negatives with calibrated confidence.
         negatives: a position, for gbce.
         masked: share of events that are masked, for a bidirectional model.
+        vectors: of items, where semantic ids come from: ``events`` around them, ``text`` of titles, ``both``.
+        ids: how vectors become semantic ids: ``rq-vae`` or ``rq-kmeans``.
         every: epochs between two looks at validation.
         patience: looks without a better NDCG@10 before training ends.
         seed: of every random choice.
@@ -48,6 +53,8 @@ class Settings:
     loss: Loss = "ce"
     negatives: int = 256
     masked: float = 0.2
+    vectors: Vectors = "events"
+    ids: Quantizer = "rq-vae"
     every: int = 1
     patience: int = 10
     seed: int = 0
@@ -61,6 +68,11 @@ class Settings:
         counts = (self.epochs, self.batch, self.negatives, self.every, self.patience)
         if min(counts) < 1 or self.rate <= 0 or not 0 < self.masked < 1 or self.loss not in ("ce", "gbce"):
             raise UsageError(f"can't train with {self}", hint="counts of 1 and more, a positive rate, loss ce or gbce")
+        if self.vectors not in get_args(Vectors) or self.ids not in get_args(Quantizer):
+            raise UsageError(
+                f"vectors={self.vectors!r}, ids={self.ids!r}",
+                hint=f"{', '.join(get_args(Vectors))}; {', '.join(get_args(Quantizer))}",
+            )
 
 
 @dataclass
@@ -110,10 +122,18 @@ def train(state: State, split: Split, settings: Settings, told: Told = lambda st
 
     Returns:
         The model of the state.
+
+    Raises:
+        UsageError: a loss the model does not have.
+        DataError: vectors of a text that the data set does not have.
     """
     model = state.model
+    if isinstance(model, Tiger) and settings.loss != "ce":
+        raise UsageError("tiger has no score an item to sample negatives for", hint="take loss=ce")
     while not state.finished(settings):
         start = time.perf_counter()
+        if isinstance(model, Tiger) and not state.epoch:
+            model.name_items(split, settings.vectors, settings.ids, settings.seed)
         lost = _epoch(state, split, settings)
         state.epoch += 1
         look = state.epoch % settings.every == 0 or state.epoch == settings.epochs
