@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -72,8 +73,7 @@ def kmeans(points: Floats, size: int, random: np.random.Generator, rounds: int =
     for _ in range(rounds):
         mine = nearest(points, centres)
         counts = np.bincount(mine, minlength=size)
-        sums = np.zeros((size, points.shape[1]))
-        np.add.at(sums, mine, points)
+        sums = csr_matrix((np.ones(len(mine)), (mine, np.arange(len(mine)))), (size, len(mine))) @ points
         centres[counts > 0] = (sums[counts > 0] / counts[counts > 0, None]).astype(np.float32)
     return centres
 
