@@ -166,7 +166,8 @@ def recbole(model: str, data: str, folder: Path, epochs: int) -> Any:
     from recbole.utils import get_model, get_trainer, init_seed
 
     settings = SHAPES[model] | {
-        "data_path": str(folder), "checkpoint_dir": str(folder), "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+        "data_path": str(folder), "checkpoint_dir": str(folder),
+        "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
         "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"},
         "MAX_ITEM_LIST_LENGTH": LENGTH, "train_neg_sample_args": None, "loss_type": "CE", "epochs": epochs,
         "metrics": ["NDCG", "Hit"], "topk": [10], "valid_metric": "NDCG@10", "train_batch_size": 2048,
@@ -182,7 +183,7 @@ def recbole(model: str, data: str, folder: Path, epochs: int) -> Any:
 
 
 def shim() -> None:
-    """What RecBole 1.2.1 needs to import and run today: no ray, names that numpy gave up, checkpoints it wrote itself."""
+    """What RecBole 1.2.1 needs to import and run today: no ray, names that numpy gave up, its own checkpoints."""
     os.chdir(WORK)  # it writes logs where it stands
     logging.disable(logging.INFO)
     ray = types.ModuleType("ray")

@@ -14,7 +14,7 @@ from tailorbird.errors import UsageError
 
 def command(
     context: typer.Context,
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="sasrec, gru4rec or bert4rec.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="sasrec, gru4rec, bert4rec or tiger.")],
     data: Annotated[str, typer.Option("--data", help="See `tailorbird data list`.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the trained model; it must not exist.")],
     split: Annotated[

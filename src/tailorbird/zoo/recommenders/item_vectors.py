@@ -1,4 +1,4 @@
-"""Vectors of items before anything is trained: like items, like vectors. From what happened around them, and from text."""
+"""Vectors of items before anything is trained, like items near each other: from the events around them, from text."""
 
 from __future__ import annotations
 

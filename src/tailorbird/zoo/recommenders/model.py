@@ -93,8 +93,8 @@ class Recommender(nn.Module):
         return state @ self.items.weight[: self.shape.items + 1].T
 
     def surprise(self, state: Tensor, target: Tensor) -> Tensor:
-        """Minus the log-probabilities of the right items, int64 (n,), after states (n, width), among the whole catalogue:
-        the pad's score takes no part."""
+        """Minus the log-probabilities of the right items, int64 (n,), after states (n, width); the catalogue is whole,
+        and the pad takes no part."""
         return functional.cross_entropy(self.scores(state)[:, 1:], target - 1, reduction="none")
 
     def check(self) -> None:

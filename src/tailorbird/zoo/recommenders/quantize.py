@@ -1,8 +1,9 @@
 """Semantic ids: a short row of codes an item, like items sharing the first ones.
 
 A vector is rounded to the nearest of a book of vectors, what is left of it to the nearest of a second book, and so on
-(residual quantization); a last code tells apart items whose codes are otherwise equal. The books are found by k-means on
-the vectors, or learned with an encoder around them: RQ-VAE (Lee et al., arXiv 2203.01941; Rajput et al., arXiv 2305.05065).
+(residual quantization); a last code tells apart items whose codes are otherwise equal. The books are found by k-means
+on the vectors, or learned with an encoder around them: RQ-VAE (Lee et al., arXiv 2203.01941; Rajput et al., arXiv
+2305.05065).
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Departures. The encoder is a causal transformer over events, an event being the sum of the vectors of its codes, so that
 every event of a row is a prediction; the decoder reads the encoder's state after the last event, then the codes so far
-(Lee et al., arXiv 2203.01941). The softmax of every code runs over those that lead to an item, so the probabilities of all
-items sum to one. There is no token of the user.
+(Lee et al., arXiv 2203.01941). The softmax of every code runs over those that lead to an item, so the probabilities of
+all items sum to one. There is no token of the user.
 """
 
 from __future__ import annotations
