@@ -10,14 +10,15 @@ from tailorbird.tailor.head import NAMES, manifest_for, with_head
 from tailorbird.tailor.manifest import Floats, Manifest, Tensors, manifest_of
 from tailorbird.tailor.patch import KINDS, Patch, identity, quantised
 from tailorbird.zoo.recommenders import find
-from tailorbird.zoo.recommenders.model import Recommender, Shape
+from tailorbird.zoo.recommenders.model import Recommender
 
 WIDTH = 16
 
 
 def made(name: str, items: int = 40, width: int = WIDTH, **sizes: int) -> Recommender:
     torch.manual_seed(0)
-    return find(name)(Shape(items, **({"length": 8, "width": width, "layers": 2, "heads": 2} | sizes))).eval()
+    kind = find(name)
+    return kind(kind.sizes(items, **({"length": 8, "width": width, "layers": 2, "heads": 2} | sizes))).eval()
 
 
 def arrays(model: Recommender) -> dict[str, Floats]:

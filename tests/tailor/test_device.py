@@ -29,7 +29,7 @@ def device_of(model: Recommender) -> Device:
     return Device(model.name, model.shape.to_json(), trunk, manifest_for(trunk))
 
 
-@pytest.mark.parametrize("name", ["sasrec", "gru4rec"])
+@pytest.mark.parametrize("name", ["sasrec", "gru4rec", "din"])
 def test_same_scores_as_torch(name: str) -> None:
     model = made(name)
     device = device_of(model)
@@ -75,7 +75,7 @@ def test_a_refused_patch_leaves_the_model_as_it_is() -> None:
     np.testing.assert_array_equal(device.scores([5]), before)
 
 
-@pytest.mark.parametrize("name", ["sasrec", "gru4rec"])
+@pytest.mark.parametrize("name", ["sasrec", "gru4rec", "din"])
 def test_a_process_without_torch(tmp_path: Path, name: str) -> None:
     """It holds the trunk's folder and a payload, and ranks as the process that made them."""
     model = made(name)
@@ -113,3 +113,5 @@ def test_damaged_folders(tmp_path: Path) -> None:
     assert (tmp_path / "m" / CONFIG).is_file()
     with pytest.raises(ArtifactError, match="no device runs"):
         Device("bert4rec", {}, {}, other.manifest)
+    with pytest.raises(ArtifactError, match="no device runs"):
+        Device("din", {"form": "published"}, {}, other.manifest)

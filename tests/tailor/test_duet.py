@@ -58,7 +58,7 @@ def test_a_constant_generator_is_the_static_head() -> None:
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["sasrec", "gru4rec"])
+@pytest.mark.parametrize("name", ["sasrec", "gru4rec", "din"])
 def test_payload(name: str) -> None:
     """2,112 numbers at width 32, at most 2.5 kB, and the same logits behind the wire up to int8 steps."""
     model, maker = made(name, width=32), shaken(32)
@@ -124,10 +124,11 @@ def test_type_or_else_parity(way: str) -> None:
     assert found > 0.9 if way == "generated" else found < 0.65, found
 
 
-def test_training_begins_at_the_trunk(cycles: Sequences) -> None:
+@pytest.mark.parametrize("name", ["sasrec", "din"])
+def test_training_begins_at_the_trunk(cycles: Sequences, name: str) -> None:
     """Before the first step the generated head adds nothing, so the choice on validation never loses to the trunk."""
     split = leave_one_out(cycles)
-    trunk, maker = made("sasrec", items=12), Duet(WIDTH)
+    trunk, maker = made(name, items=12), Duet(WIDTH)
     np.testing.assert_array_equal(trunk.score([ONE]), scorer(trunk, maker)([ONE]))
     before = {name: tensor.clone() for name, tensor in trunk.state_dict().items()}
     settings = Settings(epochs=6, rate=0.01, batch=64)
@@ -156,9 +157,10 @@ def test_published_form_trains_both(cycles: Sequences) -> None:
     assert all(torch.equal(a, b) for a, b in zip(weights, maker.weights, strict=True))
 
 
-def test_identity_of_the_generator() -> None:
+@pytest.mark.parametrize("name", ["gru4rec", "din"])
+def test_identity_of_the_generator(name: str) -> None:
     """An untrained generator's patch changes the head, but not what it gives; one of zeros changes nothing at all."""
-    model = made("gru4rec")
+    model = made(name)
     trunk = with_head(arrays(model), WIDTH)
     manifest = manifest_for(trunk)
     fresh = {name: tensor[0].detach().numpy() for name, tensor in heads_for(model, Duet(WIDTH), [ONE]).items()}

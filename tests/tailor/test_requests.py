@@ -83,9 +83,10 @@ def test_last_events(cycles: Sequences) -> None:
         last_events(cycles, 100)
 
 
-def test_the_table_holds_every_age(cycles: Sequences) -> None:
+@pytest.mark.parametrize("name", ["sasrec", "din"])
+def test_the_table_holds_every_age(cycles: Sequences, name: str) -> None:
     """What a policy reads from the table is what ranking with those heads gives."""
-    split, model = last_events(cycles, 2), made("sasrec", items=12)
+    split, model = last_events(cycles, 2), made(name, items=12)
     stream = stream_of(split, model)
     items = arrays(model)["items.weight"]
     shape = stream.at.shape
@@ -99,8 +100,9 @@ def test_the_table_holds_every_age(cycles: Sequences) -> None:
     assert (table[:, 0, 2] == ABSENT).all() and (table[:, 1] != ABSENT).all()
     for device in (0, 5):
         head = {n: heads[n][device, 0] for n in NAMES}
-        scores = items @ mapped(stream.states[device, 1], head)
         history, target = stream.history(device, 1), split.data.items[stream.at[device, 1]]
+        state = stream.towards(history) if stream.towards else stream.states[device, 1]
+        scores = (items * mapped(state, head)).sum(1)
         among = [i for i in range(1, 13) if i == target or i not in history]
         assert table[device, 1, 1] == sum(scores[i] >= scores[target] for i in among) - 1
     with pytest.raises(DataError, match="no stream"):

@@ -29,7 +29,8 @@ QUICK: dict[str, Any] = {"epochs": 25, "batch": 16, "rate": 0.01}
 
 def made(name: str, items: int = 12, **sizes: Any) -> Recommender:
     torch.manual_seed(0)
-    return find(name)(Shape(items, **(SMALL | sizes))).eval()
+    kind = find(name)
+    return kind(kind.sizes(items, **(SMALL | sizes))).eval()
 
 
 @pytest.mark.parametrize("name", RECOMMENDERS)
@@ -67,7 +68,8 @@ def test_only_the_latest_events_count(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "loss"), [("sasrec", "ce"), ("sasrec", "gbce"), ("gru4rec", "ce"), ("bert4rec", "ce")]
+    ("name", "loss"),
+    [("sasrec", "ce"), ("sasrec", "gbce"), ("gru4rec", "ce"), ("bert4rec", "ce"), ("din", "ce"), ("hytrec", "ce")],
 )
 def test_learns_a_chain(cycles: Sequences, name: str, loss: str) -> None:
     split = leave_one_out(cycles)
@@ -126,7 +128,7 @@ class _Killed(Exception):
     """Stands for a kill."""
 
 
-@pytest.mark.parametrize("name", ["sasrec", "gru4rec"])
+@pytest.mark.parametrize("name", ["sasrec", "gru4rec", "din", "lightgcn", "hytrec"])
 def test_killed_and_resumed_is_the_same(cycles: Sequences, tmp_path: Path, name: str) -> None:
     options: dict[str, Any] = {"shape": SMALL | {"dropout": 0.2}, "settings": QUICK | {"epochs": 4}}
     whole = train_and_test(name, cycles, "leave-one-out", tmp_path / "whole", **options)

@@ -190,10 +190,9 @@ def test_killed_and_resumed_is_the_same(cycles: Sequences, tmp_path: Path) -> No
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_what_it_has_not() -> None:
-    settings = Settings(loss="gbce")
-    with pytest.raises(UsageError, match="sample negatives"):
-        train(begin(made(), settings), None, settings)  # type: ignore[arg-type]
+def test_what_it_has_not(cycles: Sequences, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="one of: ce"):
+        train_and_test("tiger", cycles, "leave-one-out", tmp_path / "m", settings={"loss": "gbce"})
     for wrong in ({"vectors": "smell"}, {"ids": "isbn"}):
         with pytest.raises(UsageError, match="rq-kmeans"):
             Settings(**wrong)

@@ -23,7 +23,7 @@ History = Annotated[
 
 def trained(
     context: typer.Context,
-    trunk: Annotated[Path, typer.Argument(metavar="TRUNK", help="The folder of a trained sasrec or gru4rec.")],
+    trunk: Annotated[Path, typer.Argument(metavar="TRUNK", help="The folder of a trained sasrec, gru4rec or din.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the tailored model; it must not exist.")],
     settings: Annotated[
         list[str] | None,

@@ -14,14 +14,16 @@ from tailorbird.errors import UsageError
 
 def command(
     context: typer.Context,
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="sasrec, gru4rec, bert4rec or tiger.")],
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="sasrec, gru4rec, bert4rec, din, lightgcn, hytrec or tiger.")
+    ],
     data: Annotated[str, typer.Option("--data", help="See `tailorbird data list`.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the trained model; it must not exist.")],
     split: Annotated[
         str, typer.Option("--split", help="What is held back: leave-one-out, time, or last-10 (streams of ten events).")
     ] = "leave-one-out",
     shape: Annotated[
-        list[str] | None, typer.Option("--shape", metavar="KEY=VALUE", help="length, width, layers, heads, dropout.")
+        list[str] | None, typer.Option("--shape", metavar="KEY=VALUE", help="length, width, layers, heads, dropout ...")
     ] = None,
     settings: Annotated[
         list[str] | None,

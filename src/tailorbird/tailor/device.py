@@ -27,7 +27,7 @@ class Device:
     """A trunk that answers, and takes patches.
 
     Args:
-        name: of the recommender, ``sasrec`` or ``gru4rec``.
+        name: of the recommender, ``sasrec``, ``gru4rec`` or ``din``.
         shape: its sizes, as `zoo.recommenders.model.Shape`.
         trunk: its tensors, head of zeros included.
         manifest: of this trunk.
@@ -37,8 +37,8 @@ class Device:
     """
 
     def __init__(self, name: str, shape: Mapping[str, Any], trunk: Tensors, manifest: Manifest) -> None:
-        if name not in _STATES:
-            raise ArtifactError(f"no device runs a {name!r}", hint=f"there are: {', '.join(_STATES)}")
+        if name not in _STATES or shape.get("form", "dot") != "dot":
+            raise ArtifactError(f"no device runs this {name!r}", hint=f"there are: {', '.join(_STATES)}")
         if digest_of(trunk) != manifest.trunk:
             raise ArtifactError("the trunk is not the manifest's", hint="fetch both again")
         self.name, self.shape, self.manifest = name, shape, manifest
@@ -53,7 +53,7 @@ class Device:
         self.tensors = receive(message, self.trunk, self.manifest)
 
     def state(self, history: list[int]) -> Floats:
-        """What the trunk makes of a history of items, oldest first; (width,).
+        """What the trunk makes of a history of items, oldest first; (width,), of DIN (items + 1, width).
 
         Raises:
             UsageError: an item that is none of the trunk's.
@@ -68,7 +68,8 @@ class Device:
     def scores(self, history: list[int]) -> Floats:
         """A score for every item, (items + 1,), the pad's first."""
         table = self.tensors["items.weight"][: int(self.shape["items"]) + 1]
-        found: Floats = table @ mapped(self.state(history), self.tensors)
+        turned = mapped(self.state(history), self.tensors)
+        found: Floats = table @ turned if turned.ndim == 1 else (table * turned).sum(1)
         return found
 
 
@@ -138,7 +139,20 @@ def _gru4rec(ids: Any, tensors: Tensors, shape: Mapping[str, Any]) -> Floats:
     return _linear(x[-1], tensors, "out")
 
 
-_STATES = {"sasrec": _sasrec, "gru4rec": _gru4rec}
+def _din(ids: Any, tensors: Tensors, shape: Mapping[str, Any]) -> Floats:
+    table, root = tensors["items.weight"], np.float32(np.sqrt(int(shape["width"])))
+    events = table[ids] * root + tensors["positions.weight"][np.arange(len(ids) - 1, -1, -1)]
+    logits = (table @ tensors["query.weight"].T) @ (events @ tensors["key.weight"].T).T / root
+    logits = np.concatenate([np.where(ids == 0, -np.inf, logits), np.zeros((len(table), 1), np.float32)], 1)
+    weights = np.exp(logits - logits.max(1, keepdims=True))
+    weights = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    pooled = weights[:, :-1] @ (events @ tensors["value.weight"].T)
+    inner = np.maximum(_linear(pooled, tensors, "read") + _linear(table, tensors, "target"), 0)
+    found: Floats = pooled + _linear(inner, tensors, "down")
+    return found
+
+
+_STATES = {"sasrec": _sasrec, "gru4rec": _gru4rec, "din": _din}
 
 
 def _linear(x: Floats, tensors: Tensors, name: str) -> Floats:

@@ -83,10 +83,12 @@ class Static(nn.Module):
 
 
 def through(state: Tensor, heads: Mapping[str, Tensor], *, residual: bool = True) -> Tensor:
-    """States (batch, width) through a head each; `head.mapped` with gradients."""
+    """States (batch, width), or (batch, candidates, width), through a head a row; `head.mapped` with gradients."""
     w0, b0, w1, b1 = (heads[name] for name in NAMES)
-    inner = torch.tanh(torch.bmm(w0, state[:, :, None])[:, :, 0] + b0)
-    made = torch.bmm(w1, inner[:, :, None])[:, :, 0] + b1
+    columns = state[:, :, None] if state.dim() == 2 else state.transpose(1, 2)
+    inner = torch.tanh(torch.bmm(w0, columns) + b0[:, :, None])
+    made = torch.bmm(w1, inner) + b1[:, :, None]
+    made = made[:, :, 0] if state.dim() == 2 else made.transpose(1, 2)
     return state + made if residual else made
 
 

@@ -36,10 +36,19 @@ def manifest_for(trunk: Tensors, max_abs: Mapping[str, float] | float = 8.0, max
 
 
 def mapped(state: Floats, tensors: Tensors, *, residual: bool = True) -> Floats:
-    """A state through a head, or states through a head each: (..., width), tensors with as many leading dimensions."""
-    inner = np.tanh(np.matmul(tensors[NAMES[0]], state[..., None])[..., 0] + tensors[NAMES[1]])
-    made = np.matmul(tensors[NAMES[2]], inner[..., None])[..., 0] + tensors[NAMES[3]]
+    """A state through a head, or states through a head each: (..., width), tensors with as many leading dimensions; or
+    with one fewer, for a state a candidate."""
+    inner = np.tanh(_linear(state, tensors[NAMES[0]], tensors[NAMES[1]]))
+    made = _linear(inner, tensors[NAMES[2]], tensors[NAMES[3]])
     found: Floats = state + made if residual else made
+    return found
+
+
+def _linear(state: Floats, weight: Floats, bias: Floats) -> Floats:
+    if state.ndim == weight.ndim:
+        found: Floats = state @ weight.swapaxes(-1, -2) + bias[..., None, :]
+    else:
+        found = np.matmul(weight, state[..., None])[..., 0] + bias
     return found
 
 

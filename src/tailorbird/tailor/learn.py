@@ -20,10 +20,13 @@ from tailorbird.tasks.sequences.dataset import Ints
 from tailorbird.tasks.sequences.metrics import ndcg
 from tailorbird.tasks.sequences.ranking import Scorer, full_ranking
 from tailorbird.tasks.sequences.split import Split
+from tailorbird.zoo.recommenders.din import DIN
 from tailorbird.zoo.recommenders.model import Recommender
+from tailorbird.zoo.recommenders.objectives import softmax_of_first
 
 Told = Callable[[dict[str, Any]], None]
 NEGATIVES = 4  # a positive, for the published loss
+SOME = 128  # a positive, for a trunk whose states depend on the candidate
 MAX_WINDOW = 10_000
 
 
@@ -110,9 +113,9 @@ def scorer(trunk: Recommender, maker: nn.Module, window: int = 0) -> Scorer:
     @torch.no_grad()
     def score(histories: Sequence[Ints]) -> Floats:
         trunk.eval()
-        state = trunk.last(trunk.window(histories))
-        mapped = through(state, heads_for(trunk, maker, histories, window), residual=bool(maker.residual))
-        found: Floats = trunk.scores(mapped).numpy()
+        heads, residual = heads_for(trunk, maker, histories, window), bool(maker.residual)
+        turned = trunk.ranked(trunk.window(histories), lambda state: through(state, heads, residual=residual))
+        found: Floats = turned.numpy()
         return found
 
     return score
@@ -134,10 +137,7 @@ def _epoch(
     trunk.train(joint)
     for now, then, counts, target in batches(split, trunk.shape.length, settings, random):
         optimiser.zero_grad(set_to_none=True)
-        with torch.set_grad_enabled(joint):
-            state = trunk.last(now)
-        mapped = through(state, maker(trunk.items(then), counts), residual=not joint)
-        loss = _published(trunk, mapped, target) if joint else _softmax(trunk, mapped, target)
+        loss = _loss(trunk, maker(trunk.items(then), counts), now, target, joint=joint)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(optimiser.param_groups[0]["params"], 5.0)
         optimiser.step()
@@ -145,15 +145,31 @@ def _epoch(
     return total / count
 
 
-def _softmax(trunk: Recommender, mapped: Tensor, target: Tensor) -> Tensor:
+def _loss(trunk: Recommender, heads: Heads, now: Tensor, target: Tensor, *, joint: bool) -> Tensor:
+    """Softmax over the catalogue, or over a sample where every candidate has a state of its own; as published: a yes or
+    no for a few candidates."""
+    if isinstance(trunk, DIN):
+        among = _among(trunk, target, NEGATIVES if joint else SOME)
+        with torch.set_grad_enabled(joint):
+            states = trunk.towards(now, among)
+        logits = (trunk.items(among) * through(states, heads, residual=not joint)).sum(2)
+        return _first(logits) if joint else softmax_of_first(logits, among)
+    with torch.set_grad_enabled(joint):
+        state = trunk.last(now)
+    mapped = through(state, heads, residual=not joint)
+    if joint:
+        return _first((trunk.items(_among(trunk, target, NEGATIVES)) @ mapped[:, :, None])[:, :, 0])
     return functional.cross_entropy(trunk.scores(mapped)[:, 1:], target - 1)
 
 
-def _published(trunk: Recommender, mapped: Tensor, target: Tensor) -> Tensor:
-    drawn = torch.randint(1, trunk.shape.items + 1, (len(target), NEGATIVES))
-    among = trunk.items(torch.cat([target[:, None], drawn], 1))
-    logits = (among @ mapped[:, :, None])[:, :, 0]
-    labels = functional.one_hot(torch.zeros_like(target), NEGATIVES + 1).to(logits.dtype)
+def _among(trunk: Recommender, target: Tensor, count: int) -> Tensor:
+    """Every target and `count` uniform items behind it, int64 (batch, 1 + count)."""
+    return torch.cat([target[:, None], torch.randint(1, trunk.shape.items + 1, (len(target), count))], 1)
+
+
+def _first(logits: Tensor) -> Tensor:
+    """Binary cross-entropy where the first of every row is right."""
+    labels = functional.one_hot(torch.zeros(len(logits), dtype=torch.int64), logits.shape[1]).to(logits.dtype)
     return functional.binary_cross_entropy_with_logits(logits, labels)
 
 

@@ -22,9 +22,11 @@ from tailorbird.tasks.sequences.metrics import hit, interval, ndcg, paired, per_
 from tailorbird.tasks.sequences.ranking import full_ranking
 from tailorbird.tasks.sequences.split import Split
 from tailorbird.zoo.recommenders import folder as trunks
+from tailorbird.zoo.recommenders.din import DIN
 from tailorbird.zoo.recommenders.model import Recommender
 from tailorbird.zoo.recommenders.run import divide
 
+TRUNKS = ("sasrec", "gru4rec", "din")
 SLACK = 2.0  # a bound over the largest number that occurs in heads of the validation stage
 SOME = 512  # cases to look for it
 
@@ -56,8 +58,8 @@ def tailor_and_test(
         raise UsageError(f"{out} exists", hint="choose another folder with --out, or remove this one")
     trunk, about = trunks.read(trunk_folder)
     split = split_of(about, data)
-    if trunk.name not in ("sasrec", "gru4rec"):
-        raise UsageError(f"a {trunk.name} has no state that a head can take", hint="train a sasrec or gru4rec")
+    if trunk.name not in TRUNKS or (isinstance(trunk, DIN) and trunk.shape.form == "published"):
+        raise UsageError(f"this {trunk.name} has no state that a head can take", hint=f"train {' or '.join(TRUNKS)}")
     torch.manual_seed(chosen.seed)
     maker = Duet(trunk.shape.width)
     log = train(trunk, maker, split, chosen, told)

@@ -48,7 +48,7 @@ def fleet(tailored: Tailored, split: Split, stage: Stage = "test", devices: int 
     sizes, tables = [], []
     for start in range(0, len(stream.users), AT_ONCE):
         some = slice(start, start + AT_ONCE)
-        part = Stream(split, stream.users[some], stream.at[some], stream.states[some])
+        part = dataclasses.replace(stream, users=stream.users[some], at=stream.at[some], states=stream.states[some])
         sent = send(part, tailored.make, tensors, tailored.manifest)
         sizes.append(sent.nbytes)
         tables.append(rank_table(part, sent.heads, items))

@@ -21,6 +21,7 @@ from tailorbird.tasks.sequences.dataset import Ints
 from tailorbird.tasks.sequences.metrics import Interval, hit, interval, ndcg
 from tailorbird.tasks.sequences.ranking import pessimistic
 from tailorbird.tasks.sequences.split import Split, Stage
+from tailorbird.zoo.recommenders.din import DIN
 from tailorbird.zoo.recommenders.model import Recommender
 
 Maker = Callable[[Sequence[Ints]], Mapping[str, Floats]]
@@ -38,12 +39,14 @@ class Stream:
         users: (devices,).
         at: (devices, events): places of the events among all.
         states: (devices, events, width): what the trunk makes of the history before each.
+        towards: where a state depends on the candidate: from a history to the states of all items, (items + 1, width).
     """
 
     split: Split
     users: Ints
     at: Ints
     states: Floats
+    towards: Callable[[Ints], Floats] | None = None
 
     def history(self, device: int, event: int) -> Ints:
         """What had happened before an event."""
@@ -77,8 +80,15 @@ def stream_of(split: Split, trunk: Recommender, stage: Stage = "test", devices: 
     at = cases.at.reshape(-1, counts[0])[: len(users)]
     histories = [split.history(int(user), int(place)) for user, row in zip(users, at, strict=True) for place in row]
     with torch.no_grad():
-        parts = [trunk.last(trunk.window(histories[i : i + BATCH])) for i in range(0, len(histories), BATCH)]
-    return Stream(split, users, at, torch.cat(parts).numpy().reshape(*at.shape, -1))
+        parts = [trunk.summary(trunk.window(histories[i : i + BATCH])) for i in range(0, len(histories), BATCH)]
+
+    @torch.no_grad()
+    def towards(history: Ints) -> Floats:
+        found: Floats = trunk.last(trunk.window([history]))[0].numpy()
+        return found
+
+    states = torch.cat(parts).numpy().reshape(*at.shape, -1)
+    return Stream(split, users, at, states, towards if isinstance(trunk, DIN) else None)
 
 
 def send(stream: Stream, make: Maker, trunk: Tensors, manifest: Manifest) -> Sent:
@@ -111,17 +121,26 @@ def rank_table(stream: Stream, heads: Mapping[str, Floats], items: Floats) -> In
     devices, events = stream.at.shape
     out = np.full((devices, events, events + 1), NEVER, np.int64)
     for device in range(devices):
-        state = stream.states[device]
-        mine = {name: values[device][None] for name, values in heads.items()}
-        turned = np.concatenate([state[:, None], mapped(state[:, None], mine)], axis=1)
         for event in range(events):
-            scores = turned[event, : event + 2] @ items.T
+            scores = _scores(stream, heads, items, device, event)
             target = stream.split.data.items[stream.at[device, event]]
             right = scores[:, target].copy()
             scores[:, stream.history(device, event)] = -np.inf
             scores[:, target] = right
             out[device, event, : event + 2] = pessimistic(scores, np.full(len(scores), target))
     return out
+
+
+def _scores(stream: Stream, heads: Mapping[str, Floats], items: Floats, device: int, event: int) -> Floats:
+    """Without a head, and with that of every event so far: (event + 2, items + 1)."""
+    mine = {name: values[device, : event + 1] for name, values in heads.items()}
+    if stream.towards is None:
+        state = stream.states[device, event][None]
+        found: Floats = np.concatenate([state, mapped(state, mine)]) @ items.T
+        return found
+    states = stream.towards(stream.history(device, event))
+    each = (mapped(states, {name: values[j] for name, values in mine.items()}) for j in range(event + 1))
+    return np.stack([(one * items).sum(1) for one in (states, *each)])
 
 
 def ranks_of(table: Ints, used: Ints) -> Ints:

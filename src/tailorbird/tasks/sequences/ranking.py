@@ -7,7 +7,7 @@ score that is no number counts as the worst there is.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from tailorbird.errors import DataError
 from tailorbird.tasks.sequences.dataset import Ints
 from tailorbird.tasks.sequences.split import Cases, Split, Stage
 
-Scorer = Callable[[Sequence[Ints]], npt.NDArray[np.float32]]
+Scorer = Callable[..., npt.NDArray[np.float32]]  # from histories, and their times where they are asked for
 TOP = 10
 BATCH = 256
 
@@ -41,7 +41,9 @@ class Ranks:
     protocol: str
 
 
-def full_ranking(split: Split, score: Scorer, stage: Stage = "test", *, seen: bool = False) -> Ranks:
+def full_ranking(
+    split: Split, score: Scorer, stage: Stage = "test", *, seen: bool = False, timed: bool = False
+) -> Ranks:
     """Rank every item of the catalogue.
 
     Args:
@@ -50,6 +52,7 @@ def full_ranking(split: Split, score: Scorer, stage: Stage = "test", *, seen: bo
             is not looked at.
         stage: what is predicted.
         seen: let items of the history be recommended again. By default they are left out, except the right one.
+        timed: hand over the times of every history too, seconds; None for a data set without.
 
     Raises:
         DataError: scores of another shape.
@@ -58,7 +61,9 @@ def full_ranking(split: Split, score: Scorer, stage: Stage = "test", *, seen: bo
     for start in range(0, len(cases), BATCH):
         users, ends = cases.user[start : start + BATCH], cases.at[start : start + BATCH]
         histories = [split.history(int(user), int(at)) for user, at in zip(users, ends, strict=True)]
-        scores = _checked(score(histories), len(histories), split.data.count)
+        known = [split.moments(int(user), int(at)) for user, at in zip(users, ends, strict=True)] if timed else None
+        found = score(histories) if known is None else score(histories, known)
+        scores = _checked(found, len(histories), split.data.count)
         targets = split.data.items[ends]
         right = scores[np.arange(len(targets)), targets]
         if not seen:

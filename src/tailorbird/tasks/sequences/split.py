@@ -55,6 +55,10 @@ class Split:
         """The items before an event of a user."""
         return self.data.items[self.data.offsets[user] : at]
 
+    def moments(self, user: int, at: int) -> Ints | None:
+        """The times of `history`; None where only the order is known."""
+        return None if self.data.times is None else self.data.times[self.data.offsets[user] : at]
+
     def train(self, user: int) -> Ints:
         """The items of a user that training may read."""
         return self.data.items[self.data.offsets[user] : self.train_end[user]]

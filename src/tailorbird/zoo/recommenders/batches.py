@@ -15,29 +15,63 @@ from tailorbird.tasks.sequences.split import Split
 from tailorbird.zoo.recommenders.model import padded
 
 
-def rows(split: Split, length: int, random: np.random.Generator) -> list[Ints]:
+def places(split: Split, length: int, random: np.random.Generator) -> list[tuple[int, int]]:
     """The training events of every user cut into pieces of at most length + 1 with one event in common, so that every
-    event but a user's first is predicted once. Where the first cut falls is random."""
+    event but a user's first is predicted once: begin and end among all events. Where the first cut falls is random."""
     found = []
     for user in range(split.data.users):
-        events = split.train(user)
-        first = len(events) - 1 if len(events) <= length + 1 else int(random.integers(1, length + 1))
-        cuts = [0, *range(first, len(events) - 1, length), len(events) - 1]
-        found += [events[a : b + 1] for a, b in pairwise(cuts) if b > a]
+        begin, events = int(split.data.offsets[user]), len(split.train(user))
+        first = events - 1 if events <= length + 1 else int(random.integers(1, length + 1))
+        cuts = [0, *range(first, events - 1, length), events - 1]
+        found += [(begin + a, begin + b + 1) for a, b in pairwise(cuts) if b > a]
     return found
+
+
+def rows(split: Split, length: int, random: np.random.Generator) -> list[Ints]:
+    """The items of `places`."""
+    return [split.data.items[a:b] for a, b in places(split, length, random)]
+
+
+def _groups(lengths: list[int], size: int, random: np.random.Generator) -> Iterator[list[int]]:
+    """Rows in batches, those of like length together, so that little is padded; the order of the batches is random."""
+    by_length = sorted(random.permutation(len(lengths)), key=lambda i: lengths[i])
+    groups = [by_length[i : i + size] for i in range(0, len(lengths), size)]
+    for g in random.permutation(len(groups)):
+        yield groups[g]
 
 
 def causal_batches(
     split: Split, length: int, size: int, random: np.random.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Inputs and the item that follows each, int64 (batch, at most length), 0 where there is none. Rows of like length
-    stand together, so that little is padded; the order of the batches is random."""
-    pieces = rows(split, length, random)
-    by_length = sorted(random.permutation(len(pieces)), key=lambda i: len(pieces[i]))
-    groups = [by_length[i : i + size] for i in range(0, len(pieces), size)]
-    for g in random.permutation(len(groups)):
-        ids = padded([pieces[i] for i in groups[g]], length + 1)
-        yield ids[:, :-1], ids[:, 1:] * (ids[:, :-1] != 0)
+    """Inputs and the item that follows each, int64 (batch, at most length), 0 where there is none."""
+    for ids, targets, _ in timed_batches(split, length, size, random):
+        yield ids, targets
+
+
+def timed_batches(
+    split: Split, length: int, size: int, random: np.random.Generator
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """`causal_batches` with the time of every input, int64 of the same shape; 0 at pads. None without times."""
+    pieces, data = places(split, length, random), split.data
+    for group in _groups([b - a for a, b in pieces], size, random):
+        some = [slice(*pieces[i]) for i in group]
+        ids = padded([data.items[piece] for piece in some], length + 1)
+        times = None if data.times is None else padded([data.times[piece] for piece in some], length + 1)[:, :-1]
+        yield ids[:, :-1], ids[:, 1:] * (ids[:, :-1] != 0), times
+
+
+def case_batches(split: Split, length: int, size: int, random: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """The latest `length` events before a training event and that event, int64 (batch, at most length) and (batch,):
+    every training event but a user's first once."""
+    data = split.data
+    owner = np.repeat(np.arange(data.users), data.lengths)
+    place = np.arange(len(data.items))
+    usable = np.flatnonzero((place > data.offsets[owner]) & (place < split.train_end[owner]))
+    first = data.offsets[owner]
+    for group in _groups(np.minimum(usable - first[usable], length).tolist(), size, random):
+        at = usable[group]
+        histories = [data.items[max(first[place], place - length) : place] for place in at]
+        yield padded(histories, length), torch.from_numpy(data.items[at])
 
 
 def masked_batches(

@@ -19,7 +19,8 @@ class BERT4Rec(SASRec):
     """Attention both ways; `causal` is false, so a state sees later events."""
 
     name: ClassVar[str] = "bert4rec"
-    causal: ClassVar[bool] = False
+    losses: ClassVar[tuple[str, ...]] = ("ce",)
+    causal = False
     extra_rows: ClassVar[int] = 1  # the mask's
 
     def __init__(self, shape: Shape) -> None:

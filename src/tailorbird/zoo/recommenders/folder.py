@@ -49,7 +49,8 @@ def read(folder: Path) -> tuple[Recommender, dict[str, Any]]:
     try:
         if about["version"] != VERSION:
             raise ModelError(f"{folder}: version {about['version']!r}", hint="use the tailorbird that wrote it")
-        model = find(str(about["name"]))(shape_of(about["shape"]))
+        kind = find(str(about["name"]))
+        model = kind(shape_of(about["shape"], kind.sizes))
         titles = about["titles"]
         if not isinstance(titles, list) or len(titles) not in (0, model.shape.items):
             raise TypeError("titles")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,7 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tailorbird.errors import UsageError
-from tailorbird.tasks.sequences.dataset import Ints
+from tailorbird.method import read_options
+from tailorbird.tasks.sequences.dataset import Ints, Sequences
+
+Turn = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,22 @@ class Recommender(nn.Module):
     """A model over sequences of items.
 
     Subclasses give `states`. Row 0 of the table is the pad's and stays zero.
+
+    Attributes:
+        name: of the kind.
+        sizes: its `Shape`.
+        losses: what it can be trained with, the usual one first.
+        extra_rows: of the table, behind the items'.
+        timed: whether it reads the times of events.
+        causal: whether a state sees its past only.
     """
 
     name: ClassVar[str]
-    causal: ClassVar[bool] = True
+    sizes: ClassVar[type[Shape]] = Shape
+    losses: ClassVar[tuple[str, ...]] = ("ce", "gbce")
     extra_rows: ClassVar[int] = 0
+    timed: ClassVar[bool] = False
+    causal: bool = True
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -72,6 +86,11 @@ class Recommender(nn.Module):
         nn.init.normal_(self.items.weight, std=1 / math.sqrt(shape.width))
         with torch.no_grad():
             self.items.weight[0].zero_()
+
+    @classmethod
+    def sizes_of(cls, data: Sequences) -> dict[str, Any]:
+        """Those fields of its `Shape` that follow from the data."""
+        return {"items": data.count}
 
     def states(self, ids: Tensor) -> Tensor:
         """The state after every event.
@@ -88,9 +107,18 @@ class Recommender(nn.Module):
         """The state that predicts what follows the histories; ids (batch, length) to (batch, width)."""
         return self.states(ids)[:, -1]
 
+    def summary(self, ids: Tensor) -> Tensor:
+        """One state a history, (batch, width), whatever is asked about: what requests for patches go by."""
+        return self.last(ids)
+
     def scores(self, state: Tensor) -> Tensor:
         """States (..., width) to a score for every item (..., items + 1), the pad's first."""
         return state @ self.items.weight[: self.shape.items + 1].T
+
+    def ranked(self, ids: Tensor, turn: Turn | None = None) -> Tensor:
+        """Scores after histories, (batch, items + 1); `turn` maps the states before, as a head does."""
+        state = self.last(ids)
+        return self.scores(turn(state) if turn else state)
 
     def surprise(self, state: Tensor, target: Tensor) -> Tensor:
         """Minus the log-probabilities of the right items, int64 (n,), after states (n, width); the catalogue is whole,
@@ -112,7 +140,7 @@ class Recommender(nn.Module):
     def score(self, histories: Sequence[Ints]) -> npt.NDArray[np.float32]:
         """A `Scorer`, see `tasks.sequences.ranking`."""
         self.eval()
-        found: npt.NDArray[np.float32] = self.scores(self.last(self.window(histories))).numpy()
+        found: npt.NDArray[np.float32] = self.ranked(self.window(histories)).numpy()
         return found
 
 
@@ -127,15 +155,10 @@ def padded(histories: Sequence[Ints], length: int) -> Tensor:
     return torch.from_numpy(out)
 
 
-def shape_of(data: Mapping[str, Any]) -> Shape:
+def shape_of(data: Mapping[str, Any], kind: type[Shape] = Shape) -> Shape:
     """`Shape.to_json` read back.
 
     Raises:
-        UsageError: a field is unknown or of the wrong type.
+        UsageError: a field is unknown or of the wrong type, or the sizes are impossible.
     """
-    fields = {field.name: field.type for field in dataclasses.fields(Shape)}
-    right: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float)}
-    for name, value in data.items():
-        if name not in fields or isinstance(value, bool) or not isinstance(value, right[str(fields[name])]):
-            raise UsageError(f"{name}={value!r} is no size of a recommender", hint=f"there are: {', '.join(fields)}")
-    return Shape(**data)
+    return kind(**read_options(kind, "a recommender", data))

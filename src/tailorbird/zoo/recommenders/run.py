@@ -16,7 +16,7 @@ from tailorbird.tasks.sequences.metrics import Interval, summary
 from tailorbird.tasks.sequences.ranking import full_ranking
 from tailorbird.tasks.sequences.split import Split, by_time, last_events, leave_one_out
 from tailorbird.zoo.recommenders import find, folder
-from tailorbird.zoo.recommenders.model import Recommender, Shape
+from tailorbird.zoo.recommenders.model import Recommender
 from tailorbird.zoo.recommenders.training import Settings, State, train
 
 
@@ -38,7 +38,7 @@ def train_and_test(
         data: all of it.
         split: ``leave-one-out``, ``time`` or ``last-COUNT``.
         out: folder of the trained model; it must not exist.
-        shape, settings: fields of `Shape` and `Settings`, as values or text.
+        shape, settings: fields of the kind's `Shape` and of `Settings`, as values or text.
         resume: go on with an interrupted training of the same options.
         told: called with every look at validation.
 
@@ -50,7 +50,10 @@ def train_and_test(
     """
     chosen = Settings(**read_options(Settings, name, settings or {}))
     torch.manual_seed(chosen.seed)
-    model = find(name)(Shape(data.count, **read_options(Shape, name, shape or {})))
+    kind = find(name)
+    if chosen.loss not in kind.losses:
+        raise UsageError(f"{name} can't be trained with loss={chosen.loss}", hint=f"one of: {', '.join(kind.losses)}")
+    model = kind(kind.sizes(**kind.sizes_of(data) | read_options(kind.sizes, name, shape or {})))
     divided, work = divide(data, split), out.with_name(f"{out.name}.training")
     if out.exists():
         raise UsageError(f"{out} exists", hint="choose another folder with --out, or remove this one")
@@ -87,7 +90,7 @@ def divide(data: Sequences, split: str) -> Split:
 
 def figures(model: Recommender, split: Split, *, seen: bool = False) -> dict[str, Any]:
     """Test figures by full ranking, as plain data."""
-    ranks = full_ranking(split, model.score, seen=seen)
+    ranks = full_ranking(split, model.score, seen=seen, timed=model.timed)
     plain = {
         name: dataclasses.asdict(value) if isinstance(value, Interval) else value
         for name, value in summary(ranks, split).items()

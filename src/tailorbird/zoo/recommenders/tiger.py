@@ -33,6 +33,7 @@ class Tiger(SASRec):
     digits of the items' numbers until `name_items` gives them a meaning; row 0 is the pad's."""
 
     name: ClassVar[str] = "tiger"
+    losses: ClassVar[tuple[str, ...]] = ("ce",)
     codes: Tensor
 
     def __init__(self, shape: Shape) -> None:

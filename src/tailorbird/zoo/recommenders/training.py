@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -15,15 +15,13 @@ from tailorbird.errors import UsageError
 from tailorbird.tasks.sequences.metrics import ndcg
 from tailorbird.tasks.sequences.ranking import full_ranking
 from tailorbird.tasks.sequences.split import Split
-from tailorbird.zoo.recommenders.batches import causal_batches, masked_batches
-from tailorbird.zoo.recommenders.bert4rec import BERT4Rec
 from tailorbird.zoo.recommenders.item_vectors import Vectors
-from tailorbird.zoo.recommenders.losses import cross_entropy, gbce
 from tailorbird.zoo.recommenders.model import Recommender
+from tailorbird.zoo.recommenders.objectives import OBJECTIVES, next_items
 from tailorbird.zoo.recommenders.quantize import Quantizer
 from tailorbird.zoo.recommenders.tiger import Tiger
 
-Loss = Literal["ce", "gbce"]
+Loss = Literal["ce", "gbce", "bce", "bpr"]
 Told = Callable[["State"], None]
 
 
@@ -36,8 +34,9 @@ class Settings:
         batch: rows of events at once.
         rate: of Adam.
         decay: of weights, decoupled (AdamW).
-        loss: ``ce``: full softmax; ``gbce``: sampled negatives with calibrated confidence.
-        negatives: a position, for gbce.
+        loss: ``ce``: softmax; ``gbce``: sampled negatives with calibrated confidence; ``bce``, ``bpr``: as published,
+            for DIN and LightGCN.
+        negatives: a prediction, where a loss samples them.
         masked: share of events that are masked, for a bidirectional model.
         vectors: of items, where semantic ids come from: ``events`` around them, ``text`` of titles, ``both``.
         ids: how vectors become semantic ids: ``rq-vae`` or ``rq-kmeans``.
@@ -66,8 +65,9 @@ class Settings:
             UsageError: a value out of range.
         """
         counts = (self.epochs, self.batch, self.negatives, self.every, self.patience)
-        if min(counts) < 1 or self.rate <= 0 or not 0 < self.masked < 1 or self.loss not in ("ce", "gbce"):
-            raise UsageError(f"can't train with {self}", hint="counts of 1 and more, a positive rate, loss ce or gbce")
+        if min(counts) < 1 or self.rate <= 0 or not 0 < self.masked < 1 or self.loss not in get_args(Loss):
+            losses = ", ".join(get_args(Loss))
+            raise UsageError(f"can't train with {self}", hint=f"counts of 1 and more, a positive rate, loss {losses}")
         if self.vectors not in get_args(Vectors) or self.ids not in get_args(Quantizer):
             raise UsageError(
                 f"vectors={self.vectors!r}, ids={self.ids!r}",
@@ -126,12 +126,9 @@ def train(state: State, split: Split, settings: Settings, told: Told = lambda st
         The model of the state.
 
     Raises:
-        UsageError: a loss the model does not have.
         DataError: vectors of a text that the data set does not have.
     """
     model = state.model
-    if isinstance(model, Tiger) and settings.loss != "ce":
-        raise UsageError("tiger has no score an item to sample negatives for", hint="take loss=ce")
     while not state.finished(settings):
         start, cpu_start = time.perf_counter(), time.process_time()
         if isinstance(model, Tiger) and not state.epoch:
@@ -155,7 +152,7 @@ def train(state: State, split: Split, settings: Settings, told: Told = lambda st
 
 def validate(model: Recommender, split: Split) -> float:
     """NDCG@10 on the validation cases, full ranking."""
-    return float(ndcg(full_ranking(split, model.score, "validation").ranks, 10).mean())
+    return float(ndcg(full_ranking(split, model.score, "validation", timed=model.timed).ranks, 10).mean())
 
 
 def _epoch(state: State, split: Split, settings: Settings) -> float:
@@ -163,25 +160,11 @@ def _epoch(state: State, split: Split, settings: Settings) -> float:
     model = state.model.train()
     torch.manual_seed(settings.seed * 100_003 + state.epoch)
     total, count = 0.0, 0
-    for ids, targets in _batches(model, split, settings, np.random.default_rng([settings.seed, state.epoch])):
-        there = targets != 0
+    random = np.random.default_rng([settings.seed, state.epoch])
+    for loss, predictions in OBJECTIVES.get(model.name, next_items)(model, split, settings, random):
         state.optimiser.zero_grad(set_to_none=True)
-        chosen, right = model.states(ids)[there], targets[there]
-        if settings.loss == "ce":
-            loss = cross_entropy(model, chosen, right)
-        else:
-            loss = gbce(model, chosen, right, settings.negatives)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         state.optimiser.step()
-        total, count = total + float(loss.detach()) * len(right), count + len(right)
+        total, count = total + float(loss.detach()) * predictions, count + predictions
     return total / max(1, count)
-
-
-def _batches(
-    model: Recommender, split: Split, settings: Settings, random: np.random.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    length = model.shape.length
-    if isinstance(model, BERT4Rec):
-        return masked_batches(split, length, settings.batch, model.mask, settings.masked, random)
-    return causal_batches(split, length, settings.batch, random)
