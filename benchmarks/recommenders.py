@@ -46,6 +46,7 @@ SETTINGS: dict[Any, Row] = {
     "amazon": {"epochs": 200},
     "bert4rec": {"epochs": 400, "patience": 40},
     ("amazon", "bert4rec"): {"masked": 0.4},
+    ("amazon", "tiger"): {"every": 3, "patience": 5},  # a look at all users takes three times an epoch
     ("amazon-beauty", "tiger"): {"vectors": "both"},
 }
 

@@ -102,6 +102,8 @@ def test_vectors(cycles: Sequences) -> None:
     text = item_vectors(leave_one_out(titled), "text", 2)
     assert text[0] @ text[1] > abs(text[0] @ text[2])
     assert item_vectors(split, "both", 8).shape == (12, 16)
+    alone = Sequences("t", np.array([0, 3, 4]), np.array([1, 2, 3, 1]), 3)  # no two events to train on
+    assert not item_vectors(leave_one_out(alone), "events").any()
     with pytest.raises(DataError, match="no titles"):
         item_vectors(leave_one_out(Sequences("t", np.array([0, 3]), np.array([1, 2, 3]), 3)), "text")
 

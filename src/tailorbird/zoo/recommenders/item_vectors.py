@@ -39,8 +39,9 @@ def item_vectors(split: Split, kind: Vectors, width: int = 64) -> Floats:
 def _events(split: Split, width: int) -> Floats:
     """Positive pointwise mutual information of items within `WINDOW` events, weighted by 1 / distance; its SVD."""
     items = [split.train(user) - 1 for user in range(split.data.users)]
-    pairs = [(run[:-d], run[d:], np.full(len(run) - d, 1 / d)) for d in range(1, WINDOW + 1) for run in items]
-    one, other, weight = (np.concatenate(column) for column in zip(*(p for p in pairs if len(p[0])), strict=True))
+    pairs = [(run[:-d], run[d:], d) for d in range(1, WINDOW + 1) for run in items]
+    one, other = (np.concatenate([pair[side] for pair in pairs]) for side in (0, 1))
+    weight = np.concatenate([np.full(len(first), 1 / d) for first, _, d in pairs])
     count = split.data.count
     near = csr_matrix((weight, (one, other)), shape=(count, count))
     near = (near + near.T).tocoo()

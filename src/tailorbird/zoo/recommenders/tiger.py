@@ -65,16 +65,18 @@ class Tiger(SASRec):
     def embed(self, ids: Tensor) -> Tensor:
         """See `SASRec`: the sum of the vectors of an item's codes."""
         rows = (self.codes[ids] + torch.arange(LEVELS) * SIZE + 1) * (ids != 0)[..., None]
-        return self.items(rows).sum(-2) * math.sqrt(self.shape.width)
+        found: Tensor = self.items(rows).sum(-2) * math.sqrt(self.shape.width)
+        return found
 
     def surprise(self, state: Tensor, target: Tensor) -> Tensor:
         """See `Recommender`: the sum over the codes of the right item."""
         trie, right = self.trie(), self.codes[target]
-        logits = self._logits(state, right[:, :-1])
-        for level, mask in enumerate(trie.allowed):
-            logits[level] = logits[level].masked_fill(~mask[trie.path[target - 1, level]], -math.inf)
-        each = [functional.cross_entropy(logits[n], right[:, n], reduction="none") for n in range(LEVELS)]
-        return torch.stack(each).sum(0)
+        decoded = self._decoded(state, right[:, :-1])
+        lost = torch.zeros_like(target, dtype=state.dtype)
+        for level in range(LEVELS):
+            logits = self._logits(decoded[:, level], level, trie.path[target - 1, level])
+            lost = lost + functional.cross_entropy(logits, right[:, level], reduction="none")
+        return lost
 
     def scores(self, state: Tensor) -> Tensor:
         """See `Recommender`. Log-probabilities of the items a beam search of `BEAM` finds, -inf for all others; 0 for
@@ -84,8 +86,8 @@ class Tiger(SASRec):
         codes = torch.zeros(len(flat), 1, 0, dtype=torch.int64)
         for level in range(LEVELS):
             width = codes.shape[1]
-            logits = self._logits(flat.repeat_interleave(width, 0), codes.flatten(0, 1))[-1]
-            logits = logits.masked_fill(~trie.allowed[level][node.flatten()], -math.inf)
+            decoded = self._decoded(flat.repeat_interleave(width, 0), codes.flatten(0, 1))[:, -1]
+            logits = self._logits(decoded, level, node.flatten())
             each = total[:, :, None] + logits.log_softmax(-1).unflatten(0, (-1, width))
             total, place = each.flatten(1).topk(min(BEAM, width * SIZE))
             before, code = place // SIZE, place % SIZE
@@ -96,14 +98,19 @@ class Tiger(SASRec):
         out[:, 0] = 0.0
         return out.unflatten(0, state.shape[:-1])
 
-    def _logits(self, state: Tensor, codes: Tensor) -> list[Tensor]:
-        """States (n, width) and the first codes of ids (n, given) to a score for every value, each (n, `SIZE`), of the
-        first given + 1 codes."""
+    def _decoded(self, state: Tensor, codes: Tensor) -> Tensor:
+        """States (n, width) and the first codes of ids (n, given) to what the next code follows from, after the state
+        and after every code; (n, given + 1, width)."""
         count = codes.shape[1] + 1
         rows = self.items(codes + torch.arange(count - 1) * SIZE + 1) * math.sqrt(self.shape.width)
         x = self.dropout(torch.cat([state[:, None], rows], 1) + self.depths[:count])
         mask = torch.ones(count, count, dtype=torch.bool).tril()
         for block in self.decoder:
             x = block(x, mask)
-        x, table = self.last_norm(x), self.items.weight[1:].unflatten(0, (LEVELS, SIZE))
-        return [x[:, n] @ table[n].T + self.bias[n] for n in range(count)]
+        found: Tensor = self.last_norm(x)
+        return found
+
+    def _logits(self, decoded: Tensor, level: int, node: Tensor) -> Tensor:
+        """Scores of all values of a code (n, `SIZE`); -inf for those that lead from nodes, int64 (n,), to no item."""
+        table = self.items.weight[1:].unflatten(0, (LEVELS, SIZE))[level]
+        return (decoded @ table.T + self.bias[level]).masked_fill(~self.trie().allowed[level][node], -math.inf)
