@@ -42,6 +42,8 @@ SHAPES: dict[Any, Row] = {
     ("amazon", "tiger"): {"dropout": 0.2},
 }
 SETTINGS: dict[Any, Row] = {
+    "ml-latest-small": {"batch": 32},
+    "ml-100k": {"batch": 32},
     "ml-1m": {"batch": 64, "epochs": 200},
     "amazon": {"epochs": 200},
     "bert4rec": {"epochs": 400, "patience": 40},
