@@ -144,7 +144,7 @@ def trained(vectors: Floats, levels: int, size: int, seed: int) -> RQVAE:
             model.books.copy_(torch.from_numpy(start))
         optimiser = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.0)
         for _ in range(EPOCHS):
-            for some in torch.randperm(len(data)).split(BATCH):
+            for some in torch.split(torch.randperm(len(data)), BATCH):
                 optimiser.zero_grad(set_to_none=True)
                 model.loss(data[some]).backward()  # type: ignore[no-untyped-call]
                 optimiser.step()

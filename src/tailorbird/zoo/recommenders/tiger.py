@@ -88,7 +88,7 @@ class Tiger(SASRec):
             width = codes.shape[1]
             decoded = self._decoded(flat.repeat_interleave(width, 0), codes.flatten(0, 1))[:, -1]
             logits = self._logits(decoded, level, node.flatten())
-            each = total[:, :, None] + logits.log_softmax(-1).unflatten(0, (-1, width))
+            each = total[:, :, None] + logits.log_softmax(-1).view(-1, width, SIZE)
             total, place = each.flatten(1).topk(min(BEAM, width * SIZE))
             before, code = place // SIZE, place % SIZE
             node = trie.child(level, node.gather(1, before), code)
@@ -96,7 +96,7 @@ class Tiger(SASRec):
         item = (trie.item[node] + 1) * total.isfinite()  # what is no item goes to the pad
         out = flat.new_full((len(flat), self.shape.items + 1), -math.inf).scatter(1, item, total)
         out[:, 0] = 0.0
-        return out.unflatten(0, state.shape[:-1])
+        return out.view(*state.shape[:-1], self.shape.items + 1)
 
     def _decoded(self, state: Tensor, codes: Tensor) -> Tensor:
         """States (n, width) and the first codes of ids (n, given) to what the next code follows from, after the state
@@ -112,5 +112,5 @@ class Tiger(SASRec):
 
     def _logits(self, decoded: Tensor, level: int, node: Tensor) -> Tensor:
         """Scores of all values of a code (n, `SIZE`); -inf for those that lead from nodes, int64 (n,), to no item."""
-        table = self.items.weight[1:].unflatten(0, (LEVELS, SIZE))[level]
+        table = self.items.weight[1:].view(LEVELS, SIZE, -1)[level]
         return (decoded @ table.T + self.bias[level]).masked_fill(~self.trie().allowed[level][node], -math.inf)
