@@ -36,8 +36,9 @@ RESULTS, WORK = ROOT / "results" / "recommenders.json", ROOT.parent / ".bench" /
 Row = dict[str, Any]
 # By family of data sets, by data set, by model, by both: the later ones win.
 SHAPES: dict[Any, Row] = {
-    "ml-1m": {"length": 200},
-    "ml-100k": {"dropout": 0.5},
+    **{("ml-1m", model): {"length": 200} for model in ("sasrec", "gru4rec", "bert4rec", "tiger")},
+    ("ml-100k", "sasrec"): {"dropout": 0.5},
+    ("ml-100k", "gru4rec"): {"layers": 1, "dropout": 0.3},
     "amazon": {"dropout": 0.5},
     ("amazon", "tiger"): {"dropout": 0.2},
 }
