@@ -16,7 +16,7 @@ LINTED := src tests scripts $(wildcard benchmarks examples)
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help setup demo test test-all lint format bench bench-quality bench-budgets bench-speed bench-kernels bench-memory
-.PHONY: bench-callgrind docs clean
+.PHONY: bench-callgrind bench-recommenders docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -58,6 +58,9 @@ bench-speed: setup ## tokens a second at several bit-widths, beside llama.cpp wh
 
 bench-kernels: setup ## milliseconds of one product by bits and shape, beside other libraries where they are set up
 	$(PY) benchmarks/kernels.py
+
+bench-recommenders: setup ## every recommender on the packaged films: NDCG@10 by full ranking, time to the best
+	$(PY) benchmarks/recommenders.py
 
 bench-memory: setup ## peak memory on a checkpoint larger than the budget
 	$(PY) benchmarks/memory.py

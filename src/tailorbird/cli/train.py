@@ -14,7 +14,9 @@ from tailorbird.errors import UsageError
 
 def command(
     context: typer.Context,
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="sasrec, gru4rec, bert4rec, din, lightgcn or hytrec.")],
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="sasrec, gru4rec, bert4rec, din, lightgcn, hytrec or tiger.")
+    ],
     data: Annotated[str, typer.Option("--data", help="See `tailorbird data list`.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the trained model; it must not exist.")],
     split: Annotated[

@@ -10,8 +10,9 @@ from tailorbird.zoo.recommenders.hytrec import HyTRec
 from tailorbird.zoo.recommenders.lightgcn import LightGCN
 from tailorbird.zoo.recommenders.model import Recommender
 from tailorbird.zoo.recommenders.sasrec import SASRec
+from tailorbird.zoo.recommenders.tiger import Tiger
 
-KINDS: tuple[type[Recommender], ...] = (SASRec, GRU4Rec, BERT4Rec, DIN, LightGCN, HyTRec)
+KINDS: tuple[type[Recommender], ...] = (SASRec, GRU4Rec, BERT4Rec, DIN, LightGCN, HyTRec, Tiger)
 RECOMMENDERS: dict[str, type[Recommender]] = {kind.name: kind for kind in KINDS}
 
 

@@ -11,8 +11,7 @@ from tailorbird.zoo.recommenders.model import Recommender
 
 def cross_entropy(model: Recommender, state: Tensor, target: Tensor) -> Tensor:
     """Over the whole catalogue; the pad's score takes no part."""
-    scores = model.scores(state)
-    return functional.cross_entropy(scores[:, 1:], target - 1)
+    return model.surprise(state, target).mean()
 
 
 def gbce(model: Recommender, state: Tensor, target: Tensor, negatives: int, t: float = 0.75) -> Tensor:

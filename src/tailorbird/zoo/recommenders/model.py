@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tailorbird.errors import UsageError
 from tailorbird.method import read_options
@@ -118,6 +119,18 @@ class Recommender(nn.Module):
         """Scores after histories, (batch, items + 1); `turn` maps the states before, as a head does."""
         state = self.last(ids)
         return self.scores(turn(state) if turn else state)
+
+    def surprise(self, state: Tensor, target: Tensor) -> Tensor:
+        """Minus the log-probabilities of the right items, int64 (n,), after states (n, width); the catalogue is whole,
+        and the pad takes no part."""
+        return functional.cross_entropy(self.scores(state)[:, 1:], target - 1, reduction="none")
+
+    def check(self) -> None:
+        """Refuse tensors of the right shapes that are still none of such a model.
+
+        Raises:
+            ModelError: what is wrong with them.
+        """
 
     def window(self, histories: Sequence[Ints]) -> Tensor:
         """Histories of any lengths as int64 (batch, length of the longest, at most `length`), padded on the left."""

@@ -102,6 +102,7 @@ def _facts(model: Recommender, split: Split, state: State, job: Mapping[str, Any
     trained = int((split.train_end - split.data.offsets[:-1] - 1).clip(0).sum()) * state.epoch
     return {
         "model": model.name, **{key: job[key] for key in ("data", "settings", "torch", "threads")},
-        "parameters": sum(p.numel() for p in model.parameters()), "seconds": state.seconds,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "seconds": state.seconds, "cpu_seconds": state.cpu_seconds,
         "samples_per_s": trained / max(state.seconds, 1e-9), "log": state.log, "test": figures(model, split),
     }  # fmt: skip

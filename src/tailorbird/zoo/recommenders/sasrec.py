@@ -30,10 +30,15 @@ class SASRec(Recommender):
         self.norm = nn.LayerNorm(shape.width)
         self.dropout = nn.Dropout(shape.dropout)
 
+    def embed(self, ids: Tensor) -> Tensor:
+        """Vectors of items (..., width); zeros for pads."""
+        found: Tensor = self.items(ids) * math.sqrt(self.shape.width)
+        return found
+
     def states(self, ids: Tensor) -> Tensor:
         """See `Recommender`."""
         places = torch.arange(ids.shape[1] - 1, -1, -1)
-        x = self.dropout(self.items(ids) * math.sqrt(self.shape.width) + self.positions(places))
+        x = self.dropout(self.embed(ids) + self.positions(places))
         mask = attention_mask(ids, causal=self.causal)
         for block in self.blocks:
             x = block(x, mask)

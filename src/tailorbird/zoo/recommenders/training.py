@@ -16,8 +16,11 @@ from tailorbird.kernels import dense
 from tailorbird.tasks.sequences.metrics import ndcg
 from tailorbird.tasks.sequences.ranking import full_ranking
 from tailorbird.tasks.sequences.split import Split
+from tailorbird.zoo.recommenders.item_vectors import Vectors
 from tailorbird.zoo.recommenders.model import Recommender
 from tailorbird.zoo.recommenders.objectives import OBJECTIVES, next_items
+from tailorbird.zoo.recommenders.quantize import Quantizer
+from tailorbird.zoo.recommenders.tiger import Tiger
 
 Loss = Literal["ce", "gbce", "bce", "bpr"]
 Told = Callable[["State"], None]
@@ -36,6 +39,8 @@ class Settings:
             for DIN and LightGCN.
         negatives: a prediction, where a loss samples them.
         masked: share of events that are masked, for a bidirectional model.
+        vectors: of items, where semantic ids come from: ``events`` around them, ``text`` of titles, ``both``.
+        ids: how vectors become semantic ids: ``rq-vae`` or ``rq-kmeans``.
         every: epochs between two looks at validation.
         patience: looks without a better NDCG@10 before training ends.
         seed: of every random choice.
@@ -48,6 +53,8 @@ class Settings:
     loss: Loss = "ce"
     negatives: int = 256
     masked: float = 0.2
+    vectors: Vectors = "events"
+    ids: Quantizer = "rq-vae"
     every: int = 1
     patience: int = 10
     seed: int = 0
@@ -62,6 +69,11 @@ class Settings:
         if min(counts) < 1 or self.rate <= 0 or not 0 < self.masked < 1 or self.loss not in get_args(Loss):
             losses = ", ".join(get_args(Loss))
             raise UsageError(f"can't train with {self}", hint=f"counts of 1 and more, a positive rate, loss {losses}")
+        if self.vectors not in get_args(Vectors) or self.ids not in get_args(Quantizer):
+            raise UsageError(
+                f"vectors={self.vectors!r}, ids={self.ids!r}",
+                hint=f"{', '.join(get_args(Vectors))}; {', '.join(get_args(Quantizer))}",
+            )
 
 
 @dataclass
@@ -74,8 +86,9 @@ class State:
         epoch: epochs done.
         best: the tensors of the best model so far by validation.
         best_ndcg: its NDCG@10.
-        log: an entry a look: epoch, loss, ndcg@10, seconds.
+        log: an entry a look: epoch, loss, ndcg@10, seconds and processor seconds until then.
         seconds: spent so far.
+        cpu_seconds: of all processors, spent so far.
     """
 
     model: Recommender
@@ -85,6 +98,7 @@ class State:
     best_ndcg: float = -1.0
     log: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
 
     def finished(self, settings: Settings) -> bool:
         """No more epochs, or no better model for too long."""
@@ -112,21 +126,27 @@ def train(state: State, split: Split, settings: Settings, told: Told = lambda st
 
     Returns:
         The model of the state.
+
+    Raises:
+        DataError: vectors of a text that the data set does not have.
     """
     model = state.model
     while not state.finished(settings):
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
+        if isinstance(model, Tiger) and not state.epoch:
+            model.name_items(split, settings.vectors, settings.ids, settings.seed)
         lost = _epoch(state, split, settings)
         state.epoch += 1
         look = state.epoch % settings.every == 0 or state.epoch == settings.epochs
         found = validate(model, split) if look else 0.0
         state.seconds += time.perf_counter() - start
+        state.cpu_seconds += time.process_time() - cpu_start
         if look:
             better = found > state.best_ndcg
             if better:
                 state.best_ndcg, state.best = found, {k: v.clone() for k, v in model.state_dict().items()}
-            row = {"epoch": state.epoch, "loss": lost, "ndcg@10": found, "seconds": state.seconds, "best": better}
-            state.log.append(row)
+            spent = {"seconds": state.seconds, "cpu_seconds": state.cpu_seconds}
+            state.log.append({"epoch": state.epoch, "loss": lost, "ndcg@10": found, **spent, "best": better})
             told(state)
     model.load_state_dict(state.best)
     return model.eval()
