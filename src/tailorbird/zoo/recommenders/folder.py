@@ -20,7 +20,6 @@ from tailorbird.zoo.recommenders.model import Recommender, shape_of
 from tailorbird.zoo.recommenders.training import Settings, State, begin
 
 CONFIG, TENSORS, PROGRESS = "recommender.json", "model.safetensors", "training.json"
-WORDS = ("epoch", "best_ndcg", "log", "seconds", "cpu_seconds")  # of a state, beside its tensors
 VERSION = 1
 
 
@@ -57,6 +56,7 @@ def read(folder: Path) -> tuple[Recommender, dict[str, Any]]:
     except (KeyError, TypeError, UsageError) as cause:
         raise ModelError(f"{folder} is not a recommender: {cause}", hint="train one: tailorbird train") from cause
     _fill(model, _read(folder / TENSORS), folder)
+    model.check()
     return model.eval(), about
 
 
@@ -70,7 +70,7 @@ def checkpoint(folder: Path, state: State, job: Mapping[str, Any]) -> None:
     for index, moments in state.optimiser.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{k}": v.reshape(1) if v.dim() == 0 else v for k, v in moments.items()}
     write(folder / f"epoch-{state.epoch}.safetensors", _tensors(tensors))
-    words = {name: getattr(state, name) for name in WORDS}
+    words = {"epoch": state.epoch, "best_ndcg": state.best_ndcg, "log": state.log, "seconds": state.seconds}
     write_json(folder / PROGRESS, {"job": dict(job), **words})
     for old in folder.glob("epoch-*.safetensors"):
         if old.name != f"epoch-{state.epoch}.safetensors":
@@ -99,8 +99,8 @@ def resumed(folder: Path, model: Recommender, settings: Settings, job: Mapping[s
         if moments:
             kept["state"][index] = {k: v.reshape(()) if k == "step" else v for k, v in moments.items()}
     state.optimiser.load_state_dict(kept)
-    for name in WORDS:
-        setattr(state, name, words[name])
+    state.epoch, state.best_ndcg = words["epoch"], words["best_ndcg"]
+    state.log, state.seconds = words["log"], words["seconds"]
     return state
 
 
@@ -136,4 +136,3 @@ def _fill(model: Recommender, tensors: Mapping[str, Tensor], folder: Path) -> No
         odd = sorted(set(wanted.items()) ^ set(found.items()))[0][0]
         raise ModelError(f"{folder}: tensor {odd!r} is missing, unknown or of another shape", hint="train it again")
     model.load_state_dict(dict(tensors))
-    model.check()

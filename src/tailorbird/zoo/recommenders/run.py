@@ -103,6 +103,6 @@ def _facts(model: Recommender, split: Split, state: State, job: Mapping[str, Any
     return {
         "model": model.name, **{key: job[key] for key in ("data", "settings", "torch", "threads")},
         "parameters": sum(p.numel() for p in model.parameters()),
-        "seconds": state.seconds, "cpu_seconds": state.cpu_seconds,
+        "seconds": state.seconds, "cpu_seconds": state.log[-1]["cpu_seconds"],
         "samples_per_s": trained / max(state.seconds, 1e-9), "log": state.log, "test": figures(model, split),
     }  # fmt: skip

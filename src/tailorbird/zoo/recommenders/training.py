@@ -88,7 +88,6 @@ class State:
         best_ndcg: its NDCG@10.
         log: an entry a look: epoch, loss, ndcg@10, seconds and processor seconds until then.
         seconds: spent so far.
-        cpu_seconds: of all processors, spent so far.
     """
 
     model: Recommender
@@ -98,7 +97,6 @@ class State:
     best_ndcg: float = -1.0
     log: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
-    cpu_seconds: float = 0.0
 
     def finished(self, settings: Settings) -> bool:
         """No more epochs, or no better model for too long."""
@@ -131,6 +129,7 @@ def train(state: State, split: Split, settings: Settings, told: Told = lambda st
         DataError: vectors of a text that the data set does not have.
     """
     model = state.model
+    spent = state.log[-1]["cpu_seconds"] if state.log else 0.0
     while not state.finished(settings):
         start, cpu_start = time.perf_counter(), time.process_time()
         if isinstance(model, Tiger) and not state.epoch:
@@ -140,13 +139,13 @@ def train(state: State, split: Split, settings: Settings, told: Told = lambda st
         look = state.epoch % settings.every == 0 or state.epoch == settings.epochs
         found = validate(model, split) if look else 0.0
         state.seconds += time.perf_counter() - start
-        state.cpu_seconds += time.process_time() - cpu_start
+        spent += time.process_time() - cpu_start
         if look:
             better = found > state.best_ndcg
             if better:
                 state.best_ndcg, state.best = found, {k: v.clone() for k, v in model.state_dict().items()}
-            spent = {"seconds": state.seconds, "cpu_seconds": state.cpu_seconds}
-            state.log.append({"epoch": state.epoch, "loss": lost, "ndcg@10": found, **spent, "best": better})
+            seconds = {"seconds": state.seconds, "cpu_seconds": spent}
+            state.log.append({"epoch": state.epoch, "loss": lost, "ndcg@10": found, **seconds, "best": better})
             told(state)
     model.load_state_dict(state.best)
     return model.eval()
