@@ -62,6 +62,7 @@ SURFACE = {
     "tailor train": {"trunk", "--out", "--set"},
     "tailor make": {"model", "--history", "--out"},
     "tailor apply": {"model", "--patch", "--history", "--count"},
+    "tailor export": {"model", "--out"},
     "simulate": {"model", "--devices", "--budget", "--svg"},
 }
 

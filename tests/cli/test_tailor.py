@@ -68,6 +68,17 @@ def test_make_and_apply(folders: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert "hint" in capsys.readouterr().err
 
 
+def test_export(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    for name in ("mine", "trunk"):  # tailored, and as `tailorbird train` wrote it
+        out = tmp_path / name
+        assert call(["tailor", "export", str(folders / name), "--out", str(out), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["error"] < 1e-4 and found["nbytes"] == (out / "model.onnx").stat().st_size
+    assert call(["tailor", "export", str(folders / "mine"), "--out", str(tmp_path / "mine")]) == 2
+    assert call(["tailor", "export", str(tmp_path), "--out", str(tmp_path / "x")]) == 6
+
+
 def test_simulate(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     svg = tmp_path / "curve.svg"
     args = ["simulate", str(folders / "mine"), "--devices", "20", "--budget", "0", "--budget", "0.5", "--budget", "1"]

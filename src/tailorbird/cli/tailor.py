@@ -108,6 +108,29 @@ def applied(
         this.line(f"{one.score:8.3f}  {one.title}")
 
 
+def exported(
+    context: typer.Context,
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="The folder of a trained or tailored sasrec or gru4rec.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to make.")],
+    recipe: Recipe = None,
+    json: Json = False,
+) -> None:
+    """Write trunk and head for onnxruntime and the browser; the head's tensors are inputs, so patches need no new
+    session."""
+    from tailorbird.tailor.export import described, export
+
+    this = session(context)
+    done = export(model, out)
+    if this.json:
+        this.emit(described(done) | {"out": str(out)})
+        return
+    this.line(f"{out}: a graph of {done.nbytes:,} bytes, with {', '.join(done.personal)} as inputs")
+    this.line(f"{done.runtime}: scores differ by {done.error:.1g} of the largest at most from the device's runtime")
+    this.line(f"in a browser: npm install --prefix {out}; python -m http.server --directory {out}")
+
+
 def _told(row: dict[str, Any]) -> None:
     mark = " *" if row["best"] else ""
     say(f"epoch {row['epoch']:3}: validation NDCG@10 {row['ndcg@10']:.4f}, {row['seconds']:.0f} s{mark}")

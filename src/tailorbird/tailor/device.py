@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from tailorbird.errors import ArtifactError, UsageError
 from tailorbird.files import read_json
-from tailorbird.tailor.head import mapped, with_head
+from tailorbird.tailor.head import manifest_for, mapped, with_head
 from tailorbird.tailor.manifest import Floats, Manifest, Tensors, digest_of, manifest_of_json
 from tailorbird.tailor.wire import receive
 
@@ -73,16 +73,17 @@ class Device:
 
 
 def load(folder: Path) -> Device:
-    """The device's half of a folder of `tailorbird tailor train`.
+    """The device's half of a folder of `tailorbird tailor train`; one of `tailorbird train` has the manifest of a trunk
+    that nobody has tailored yet.
 
     Raises:
         ArtifactError: missing, damaged, or not what the manifest says.
     """
     about = read_json(folder / CONFIG, limit=2**28)
-    manifest = manifest_of_json(read_json(folder / MANIFEST))
+    manifest = manifest_of_json(read_json(folder / MANIFEST)) if (folder / MANIFEST).exists() else None
     try:
-        trunk = load_file(folder / TENSORS)
-        return Device(str(about["name"]), about["shape"], with_head(trunk, int(about["shape"]["width"])), manifest)
+        trunk = with_head(load_file(folder / TENSORS), int(about["shape"]["width"]))
+        return Device(str(about["name"]), about["shape"], trunk, manifest or manifest_for(trunk))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as cause:
         raise ArtifactError(
             f"{folder} is no tailored model: {cause}", hint="make it: tailorbird tailor train"
