@@ -35,11 +35,11 @@ def trained(
     """Train what makes heads for a trunk, choose its epoch on validation, and test it once beside the trunk alone."""
     from tailorbird.cli.train import pairs
     from tailorbird.tailor.run import tailor_and_test
+    from tailorbird.tailor.trunk import read
     from tailorbird.tasks.sequences import store
-    from tailorbird.zoo.recommenders import folder
 
     this = session(context)
-    _, about = folder.read(trunk)
+    _, about = read(trunk)
     found = tailor_and_test(trunk, store.load(about["data"]["name"]), out, pairs(settings), _told)
     if this.json:
         this.emit(found)

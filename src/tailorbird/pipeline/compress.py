@@ -18,6 +18,7 @@ from tailorbird.artifact.verify import close
 from tailorbird.errors import TailorbirdError
 from tailorbird.files import sha256, write_atomic, write_json
 from tailorbird.measure.stream import Stream
+from tailorbird.pipeline import recommender
 from tailorbird.pipeline.allocation import measured_table
 from tailorbird.pipeline.calibration import Calibration, Windows, calibration, original_rows, weighing
 from tailorbird.pipeline.memory import give_back, keep_little
@@ -69,11 +70,13 @@ def compress(
     """Compress a model into a folder and verify what was written.
 
     Args:
-        model: a folder, a GGUF file, a Hub id, ``demo:gemma-270m``, or a torch module of linear layers.
+        model: a folder (of a language model or of a recommender), a GGUF file, a Hub id, ``demo:gemma-270m``, or a
+            torch module of linear layers.
         out: folder of the artifact; it must not exist, unless a job is resumed.
         method: name of a registered method.
         budget: such as ``3bits`` or ``120MB`` or several; 4.5 bits without one and without a plan.
-        data: calibration text (file or ``hub:`` name), None for the packaged text; input batches for a module.
+        data: calibration text (file or ``hub:`` name), None for the packaged text; input batches for a module. A recommender
+            is calibrated on events it was trained on.
         samples, length: calibration windows, and tokens of one.
         seed: of every random choice.
         options: options of the method.
@@ -94,6 +97,8 @@ def compress(
     """
     out = Path(out)
     keep_little()
+    if recommender.is_folder(model):
+        data = recommender.windows(model, method, data, samples, seed)
     job = prepare(model, method, budget, options, plan, target, allocate, context, cache)
     data_in = calibration(job, data, samples, length, seed)
     windows = weighing(job, data, samples, length, seed) if job.undecided else None  # type: ignore[arg-type]

@@ -18,7 +18,8 @@ from tailorbird.errors import ModelError, UsageError
 from tailorbird.files import atomic_folder, read_json, write_json
 from tailorbird.formats.safetensors_header import read_header, read_tensor
 from tailorbird.formats.safetensors_write import write
-from tailorbird.tailor.device import MANIFEST
+from tailorbird.tailor import trunk as trunks
+from tailorbird.tailor.device import COMPRESSED, MANIFEST
 from tailorbird.tailor.duet import Duet
 from tailorbird.tailor.head import with_head
 from tailorbird.tailor.learn import Settings, heads_for
@@ -70,15 +71,19 @@ class Tailored:
 
 def tensors_of(trunk: Recommender) -> dict[str, Floats]:
     """A trunk's tensors as a device has them, head of zeros included."""
-    plain = {name: tensor.detach().numpy() for name, tensor in trunk.state_dict().items()}
+    plain = {name: tensor.numpy() for name, tensor in trunk.tensors().items()}
     return with_head(plain, trunk.shape.width)
 
 
 def save(out: Path, trunk: Path, maker: Duet, manifest: Manifest, settings: Settings, facts: Mapping[str, Any]) -> None:
     """Write a tailored model into a new folder; the trunk's files are copied as they are."""
+    packed = trunks.compressed(trunk)
     with atomic_folder(out) as aside:
-        for name in (folder.CONFIG, folder.TENSORS):
-            shutil.copyfile(trunk / name, aside / name)
+        shutil.copyfile((packed or trunk) / folder.CONFIG, aside / folder.CONFIG)
+        if packed is None:
+            shutil.copyfile(trunk / folder.TENSORS, aside / folder.TENSORS)
+        else:
+            shutil.copytree(packed, aside / COMPRESSED)
         write(aside / GENERATOR, {name: tensor.contiguous() for name, tensor in maker.state_dict().items()})
         write_json(aside / MANIFEST, manifest.to_json())
         write_json(aside / CONFIG, {"version": VERSION, "method": "duet", "settings": asdict(settings)} | dict(facts))
@@ -90,7 +95,7 @@ def read(path: Path) -> Tailored:
     Raises:
         ModelError: missing, damaged, or its parts do not belong together.
     """
-    trunk, about = folder.read(path)
+    trunk, about = trunks.read(path)
     words = read_json(path / CONFIG, error=ModelError)
     manifest = manifest_of_json(read_json(path / MANIFEST, error=ModelError))
     maker = Duet(trunk.shape.width)

@@ -13,6 +13,7 @@ import torch
 from tailorbird.errors import UsageError
 from tailorbird.method import read_options
 from tailorbird.tailor import folder
+from tailorbird.tailor import trunk as trunks
 from tailorbird.tailor.duet import Duet
 from tailorbird.tailor.head import NAMES, manifest_for
 from tailorbird.tailor.learn import Settings, Told, heads_for, scorer, train
@@ -21,7 +22,6 @@ from tailorbird.tasks.sequences.dataset import Sequences
 from tailorbird.tasks.sequences.metrics import hit, interval, ndcg, paired, per_user
 from tailorbird.tasks.sequences.ranking import full_ranking
 from tailorbird.tasks.sequences.split import Split
-from tailorbird.zoo.recommenders import folder as trunks
 from tailorbird.zoo.recommenders.model import Recommender
 from tailorbird.zoo.recommenders.run import divide
 

@@ -81,7 +81,7 @@ def simulate(
     trial = fleet(tailored, split, "validation", devices)
     told("test stream")
     real = fleet(tailored, split, "test", devices)
-    items = tailored.trunk.items.weight.detach().numpy()[: tailored.trunk.shape.items + 1]
+    items = tailored.tensors["items.weight"][: tailored.trunk.shape.items + 1]
     mapped = mapper(trial.stream, items)
     learned = {
         name: learn(mapped, trial.stream, trial.table, gain=gain)

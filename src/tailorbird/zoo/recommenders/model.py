@@ -91,6 +91,10 @@ class Recommender(nn.Module):
         """States (..., width) to a score for every item (..., items + 1), the pad's first."""
         return state @ self.items.weight[: self.shape.items + 1].T
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors by name, as numbers."""
+        return {name: tensor.detach() for name, tensor in self.state_dict().items()}
+
     def window(self, histories: Sequence[Ints]) -> Tensor:
         """Histories of any lengths as int64 (batch, length of the longest, at most `length`), padded on the left."""
         return padded(histories, self.shape.length)
