@@ -76,6 +76,13 @@ def command(
         return
     if out is None:
         raise UsageError("compress needs --out", hint="name the folder of the artifact, or use --dry-run")
+    from tailorbird.pipeline.recommender import is_folder
+
+    if is_folder(job.model):
+        from tailorbird.cli.trunk import compressed
+
+        compressed(job, this)
+        return
     report = perform(job, this)
     if json or this.json:
         this.emit({"out": str(out)} | summary(report))

@@ -75,8 +75,8 @@ def compress(
         out: folder of the artifact; it must not exist, unless a job is resumed.
         method: name of a registered method.
         budget: such as ``3bits`` or ``120MB`` or several; 4.5 bits without one and without a plan.
-        data: calibration text (file or ``hub:`` name), None for the packaged text; input batches for a module. A recommender
-            is calibrated on events it was trained on.
+        data: calibration text (file or ``hub:`` name), None for the packaged text; input batches for a module;
+            nothing for a recommender, which is calibrated on events it was trained on.
         samples, length: calibration windows, and tokens of one.
         seed: of every random choice.
         options: options of the method.

@@ -163,7 +163,11 @@ def prepare(
     if recommender.is_folder(source):
         source = recommender.module(source)
     checkpoint = None if isinstance(source, nn.Module) else open_checkpoint(source)
-    model = Model.wrap(source, getattr(source, "anatomy", GENERIC)) if isinstance(source, nn.Module) else Model.open(_some(checkpoint))
+    model = (
+        Model.wrap(source, getattr(source, "anatomy", GENERIC))
+        if isinstance(source, nn.Module)
+        else Model.open(_some(checkpoint))
+    )
     if plan is not None:
         method, options = plan.method, dict(plan.options) | dict(options or {})
     chosen = find(method).from_options(options or {})

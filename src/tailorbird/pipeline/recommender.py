@@ -51,7 +51,7 @@ def files_of(source: Any) -> dict[str, bytes]:
 def windows(
     source: str | Path | nn.Module, method: str, data: object, samples: int, seed: int
 ) -> Sequence[Tensor] | None:
-    """Histories to calibrate with: pieces of training events, as long as the recommender looks, int64 (16, length) each.
+    """Histories to calibrate with: pieces of training events, as long as the recommender looks, int64 (16, length).
 
     The first event of every batch is a pad: the pipeline numbers the items of a batch anew, and the pad must stay 0.
 

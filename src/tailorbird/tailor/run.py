@@ -20,7 +20,7 @@ from tailorbird.tailor.learn import Settings, Told, heads_for, scorer, train
 from tailorbird.tailor.manifest import Manifest
 from tailorbird.tasks.sequences.dataset import Sequences
 from tailorbird.tasks.sequences.metrics import hit, interval, ndcg, paired, per_user
-from tailorbird.tasks.sequences.ranking import full_ranking
+from tailorbird.tasks.sequences.ranking import Scorer, full_ranking
 from tailorbird.tasks.sequences.split import Split
 from tailorbird.zoo.recommenders.model import Recommender
 from tailorbird.zoo.recommenders.run import divide
@@ -92,10 +92,17 @@ def bounded(trunk: Recommender, maker: Duet, split: Split, window: int) -> Manif
 
 def figures(trunk: Recommender, maker: Duet, split: Split, window: int) -> dict[str, Any]:
     """NDCG@10 and HR@10 on the test, trunk and fresh heads, full ranking; a user counts once."""
-    ranks = {"trunk": full_ranking(split, trunk.score), "duet": full_ranking(split, scorer(trunk, maker, window))}
-    found: dict[str, Any] = {"protocol": ranks["trunk"].protocol}
+    scorers = {"trunk": trunk.score, "duet": scorer(trunk, maker, window)}
+    return {"protocol": full_ranking(split, trunk.score).protocol} | compared(scorers, split)
+
+
+def compared(scorers: Mapping[str, Scorer], split: Split) -> dict[str, Any]:
+    """NDCG@10 and HR@10 of two on the test, full ranking, and whether the second differs from the first."""
+    ranks = {key: full_ranking(split, score) for key, score in scorers.items()}
+    found: dict[str, Any] = {}
     for name, figure in (("ndcg@10", ndcg), ("hr@10", hit)):
         users = {key: per_user(figure(each.ranks, 10), each.cases.user) for key, each in ranks.items()}
+        first, second = users
         found[name] = {key: dataclasses.asdict(interval(values)) for key, values in users.items()}
-        found[name]["p"] = paired(users["duet"], users["trunk"])
+        found[name]["p"] = paired(users[second], users[first])
     return found

@@ -34,7 +34,9 @@ def read(path: Path) -> tuple[Recommender, dict[str, Any]]:
     try:
         model = empty(str(about["name"]), shape_of(about["shape"]))
     except (KeyError, TypeError, TailorbirdError) as cause:
-        raise ModelError(f"{path} is not a compressed recommender: {cause}", hint="tailorbird compress TRUNK") from cause
+        raise ModelError(
+            f"{path} is not a compressed recommender: {cause}", hint="tailorbird compress TRUNK"
+        ) from cause
     # Activations stay float32: a trunk is small, and its scores are compared to the last digits.
     load_into(model, artifact, activations="fp32")
     return model.eval().requires_grad_(False), about

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def trained_name(name: str, layers: int) -> str:
-    """The name that a tensor of `zoo.recommenders.laid` has in a trained model: a recurrent layer is two linear ones."""
+    """The name that a tensor of `zoo.recommenders.laid` has in a trained model, whose recurrent layers are whole."""
     block, _, leaf = name.removeprefix("blocks.").partition(".")
     if not name.startswith("blocks.") or leaf.split(".")[0] not in ("into", "over", "weight", "bias"):
         return name
