@@ -29,6 +29,8 @@ def trained(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="epochs, samples, window, lag, rate, seed ..."),
     ] = None,
+    system: Annotated[str, typer.Option("--system", help="duet, diet or persona.")] = "duet",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
     recipe: Recipe = None,
     json: Json = False,
 ) -> None:
@@ -40,17 +42,19 @@ def trained(
 
     this = session(context)
     _, about = read(trunk)
-    found = tailor_and_test(trunk, store.load(about["data"]["name"]), out, pairs(settings), _told)
+    this.interrupted = lambda: f"go on with --resume; the last finished epoch is kept beside {out}"
+    data = store.load(about["data"]["name"])
+    found = tailor_and_test(trunk, data, out, pairs(settings), _told, system=system, resume=resume)
     if this.json:
         this.emit(found)
         return
     this.line(
-        f"duet on {found['trunk']}, {found['data']['name']}, {found['data']['split']}; {found['test']['protocol']}"
+        f"{system} on {found['trunk']}, {found['data']['name']}, {found['data']['split']}; {found['test']['protocol']}"
     )
     for name in ("ndcg@10", "hr@10"):
         figure = found["test"][name]
         texts = (
-            f"{w} {figure[w]['mean']:.4f} [{figure[w]['low']:.4f}, {figure[w]['high']:.4f}]" for w in ("trunk", "duet")
+            f"{w} {figure[w]['mean']:.4f} [{figure[w]['low']:.4f}, {figure[w]['high']:.4f}]" for w in ("trunk", system)
         )
         this.line(f"  {name:8} {', '.join(texts)}, p {figure['p']:.4f}")
     this.line(f"{out}: {found['payload']} bytes a patch")
@@ -133,4 +137,6 @@ def exported(
 
 def _told(row: dict[str, Any]) -> None:
     mark = " *" if row["best"] else ""
-    say(f"epoch {row['epoch']:3}: validation NDCG@10 {row['ndcg@10']:.4f}, {row['seconds']:.0f} s{mark}")
+    left = f", {row['left']:.0f} s left at most" if row["left"] else ""
+    told = f"validation NDCG@10 {row['ndcg@10']:.4f}, {row['seconds']:.0f} s{left}"
+    say(f"{row['stage']}, epoch {row['epoch']:3}: {told}{mark}")

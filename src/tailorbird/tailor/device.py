@@ -22,6 +22,7 @@ from tailorbird.tailor.unpack import PLAN, unpacked
 from tailorbird.tailor.wire import receive
 
 CONFIG, TENSORS, MANIFEST = "recommender.json", "model.safetensors", "manifest.json"
+PERSONAL = "personal.safetensors"  # adaptive tensors and prototypes, where they are not a head of zeros
 COMPRESSED = "trunk"  # folder of a tailored model with the packed weights, where the trunk is compressed
 
 
@@ -86,6 +87,7 @@ def load(folder: Path) -> Device:
     manifest = manifest_of_json(read_json(folder / MANIFEST)) if tailored else None
     try:
         trunk = with_head(_trunk(folder, int(about["shape"]["layers"])), int(about["shape"]["width"]))
+        trunk |= load_file(folder / PERSONAL) if (folder / PERSONAL).exists() else {}
         return Device(str(about["name"]), about["shape"], trunk, manifest or manifest_for(trunk))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as cause:
         raise ArtifactError(

@@ -22,15 +22,15 @@ from tailorbird.artifact.onnx.graph import EXTRA, MODEL, Graph
 from tailorbird.errors import ArtifactError, UsageError, require
 from tailorbird.files import atomic_folder, read_json, write_atomic, write_json
 from tailorbird.formats.safetensors_write import write
-from tailorbird.tailor.device import CONFIG, MANIFEST, Device, load
+from tailorbird.tailor.device import CONFIG, MANIFEST, PERSONAL, Device, load
 from tailorbird.tailor.graph import IDS, SCORES, STATE, Plain, draw
 from tailorbird.tailor.head import NAMES, shapes
-from tailorbird.tailor.patch import full
+from tailorbird.tailor.patch import NEEDS, Kind, Patch, full, layout
 from tailorbird.tailor.wire import encode
 from tailorbird.tasks.sequences.dataset import Ints
 
 WEB = "1.30.0"  # of onnxruntime-web, whose results are tested
-PERSONAL, GOLDEN = "personal.safetensors", "golden.json"
+GOLDEN = "golden.json"
 _PAGE = Path(__file__).parent / "web"
 _LIMIT = 2**31 - 2**20  # of a graph in one file
 TOLERANCE = 1e-4  # of a score, as a share of the largest
@@ -83,10 +83,7 @@ def golden(device: Device) -> dict[str, Any]:
     """Histories, a patch, and scores of some items without it and with it; the device is left without a patch."""
     items, random = int(device.shape["items"]), np.random.default_rng(0)
     histories = [random.integers(1, items + 1, count).tolist() for count in (0, 1, 5, int(device.shape["length"]) + 3)]
-    head = {name: (0.3 * random.standard_normal(s)).astype(np.float32) for name, s in _sizes(device).items()}
-    if sum(value.size + 2 * len(value) + 64 for value in head.values()) > device.manifest.max_bytes:
-        head = {name: value for name, value in head.items() if value.ndim == 1}  # a head that no message would hold
-    message = encode(full(head, device.manifest), device.trunk, device.manifest, tolerance=0.01)
+    message = encode(_some(device, random), device.trunk, device.manifest, tolerance=0.01)
     cases = []
     for patched in (False, True):
         device.tensors = device.trunk
@@ -95,6 +92,25 @@ def golden(device: Device) -> dict[str, Any]:
         cases += [{"patched": patched, "history": history} | _scored(device, history) for history in histories]
     device.tensors = device.trunk
     return {"tolerance": TOLERANCE, "patch": base64.b64encode(message).decode(), "cases": cases}
+
+
+def _some(device: Device, random: np.random.Generator) -> Patch:
+    """A patch of a kind that the manifest allows: new values, else bits, else steps from the first prototype."""
+    manifest = device.manifest
+    actions = {action for entry in manifest.tensors for action in entry.actions}
+    if "replace" in actions:
+        head = {name: (0.3 * random.standard_normal(s)).astype(np.float32) for name, s in _sizes(device).items()}
+        if sum(value.size + 2 * len(value) + 64 for value in head.values()) > manifest.max_bytes:
+            head = {name: value for name, value in head.items() if value.ndim == 1}  # no message would hold the whole
+        return full(head, manifest)
+    kind: Kind = "mask" if "mask" in actions else "prototype"
+    body = {
+        entry.name: tuple(
+            random.integers(0, 100, shape).astype(dtype) for dtype, shape in layout(kind, "float32", entry, 0)
+        )
+        for entry in manifest.tensors if NEEDS[kind] in entry.actions
+    }  # fmt: skip
+    return Patch(manifest.trunk, kind, body, prototype=min(1, manifest.prototypes))
 
 
 def _scored(device: Device, history: Sequence[int]) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def fleet(tailored: Tailored, split: Split, stage: Stage = "test", devices: int 
     for start in range(0, len(stream.users), AT_ONCE):
         some = slice(start, start + AT_ONCE)
         part = Stream(split, stream.users[some], stream.at[some], stream.states[some])
-        sent = send(part, tailored.make, tensors, tailored.manifest)
+        sent = send(part, tailored.patches, tensors, tailored.manifest)
         sizes.append(sent.nbytes)
         tables.append(rank_table(part, sent.heads, items))
     window = tailored.window or tailored.trunk.shape.length

@@ -116,7 +116,7 @@ def _codes(planes: npt.NDArray[Any], bits: int, count: int) -> npt.NDArray[np.ui
 
 def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
     found = {}
-    for name, info in deserialize(path.read_bytes()):
+    for name, info in deserialize(path.read_bytes()):  # type: ignore[no-untyped-call]
         array = np.frombuffer(info["data"], _TYPES[info["dtype"]]).reshape(info["shape"])
         if info["dtype"] == "BF16":
             array = (array.astype(np.uint32) << 16).view(np.float32)

@@ -96,7 +96,8 @@ class LaidGRU4Rec(_Laid):
         x = self.items(ids.gather(1, there))
         for block in self.blocks:
             x = block(x)
-        return x.gather(1, back[:, :, None].expand(-1, -1, x.shape[2]))
+        found: Tensor = x.gather(1, back[:, :, None].expand(-1, -1, x.shape[2]))
+        return found
 
 
 _KINDS: dict[type[Recommender], type[_Laid]] = {SASRec: LaidSASRec, GRU4Rec: LaidGRU4Rec}
