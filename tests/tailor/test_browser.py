@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tailorbird.files import write_json
-from tailorbird.tailor.device import MANIFEST, Device
-from tailorbird.tailor.head import NAMES, manifest_for, with_head
+from tailorbird.pipeline import compress, prepare
+from tailorbird.tailor.device import Device, load
+from tailorbird.tailor.head import NAMES, manifest_for
 from tailorbird.tailor.manifest import manifest_of
 from tailorbird.tailor.patch import KINDS, Patch, apply, full, identity
 from tailorbird.tailor.wire import ENCODINGS, _message, _result, encode
 from tailorbird.zoo.recommenders import folder
 
-from .conftest import WIDTH, arrays, made, random_head
+from .conftest import made, random_head
 
 _browser = run_path(str(Path(__file__).parents[1] / "serve" / "browser.py"))
 RUNTIME = Path(__file__).with_name("web") / "node_modules"
@@ -60,7 +60,7 @@ def served(out: Path) -> Iterator[str]:
         server.server_close()
 
 
-@pytest.fixture(scope="module", params=["sasrec", "gru4rec"])
+@pytest.fixture(scope="module", params=["sasrec", "gru4rec", "sasrec in 4 bits", "gru4rec in 2 bits"])
 def site(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, Device, Path]]:
@@ -68,15 +68,16 @@ def site(
     from tailorbird.tailor.export import export
 
     base = tmp_path_factory.mktemp("site")
-    model = made(request.param)
-    folder.save(base / "m", model, tuple(f"film {i}" for i in range(1, 41)), {})
-    trunk = with_head(arrays(model), WIDTH)
-    manifest = manifest_for(trunk)
-    write_json(base / "m" / MANIFEST, manifest.to_json())
-    export(base / "m", base / "x")
+    name, _, bits = request.param.partition(" in ")
+    folder.save(base / "m", made(name), tuple(f"film {i}" for i in range(1, 41)), {})
+    if bits:
+        job = prepare(base / "m", "rtn", "200bits")
+        plan = job.planned({part.name: job.spec(part, int(bits[0])) for part in job.model.parts}).plan
+        compress(base / "m", base / "small", plan=plan)
+    export(base / ("small" if bits else "m"), base / "x")
     (base / "x" / "node_modules").symlink_to(RUNTIME)
     with served(base / "x") as url:
-        yield url, Device(model.name, model.shape.to_json(), trunk, manifest), base / "x"
+        yield url, load(base / ("small" if bits else "m")), base / "x"
 
 
 def opened(page: Any, url: str) -> None:

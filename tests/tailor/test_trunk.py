@@ -152,6 +152,21 @@ def test_numpy_unpacks_classes_of_rows() -> None:
     np.testing.assert_array_equal(weight(rows.spec.to_json(), 10, 16, arrays), rows.dequantize().numpy())
 
 
+@pytest.mark.parametrize("name", ["sasrec", "gru4rec"])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_the_graph_holds_packed_weights(tmp_path: Path, data: Sequences, name: str, bits: int) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    from tailorbird.tailor.export import export
+
+    trained(tmp_path / "trunk", name, data)
+    small(tmp_path, "rtn", bits)
+    done = export(tmp_path / "small", tmp_path / "x")
+    assert done.error < 1e-4
+    plain = sum(value.nbytes for key, value in load(tmp_path / "small").trunk.items() if "head" not in key)
+    packed = b"MatMulNBits" in (tmp_path / "x" / "model.onnx").read_bytes()
+    assert packed and plain > 4 * ITEMS * WIDTH
+
+
 def test_a_device_without_torch(tmp_path: Path, data: Sequences) -> None:
     trained(tmp_path / "trunk", "gru4rec", data)
     small(tmp_path, "rtn", 4)

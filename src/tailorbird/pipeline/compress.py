@@ -98,7 +98,7 @@ def compress(
     out = Path(out)
     keep_little()
     if recommender.is_folder(model):
-        data = recommender.windows(model, method, data, samples, seed)
+        data = recommender.windows(model, plan.method if plan else method, data, samples, seed)
     job = prepare(model, method, budget, options, plan, target, allocate, context, cache)
     data_in = calibration(job, data, samples, length, seed)
     windows = weighing(job, data, samples, length, seed) if job.undecided else None  # type: ignore[arg-type]

@@ -19,13 +19,15 @@ import numpy as np
 import torch
 
 from tailorbird.artifact.onnx.graph import EXTRA, MODEL, Graph
+from tailorbird.artifact.reader import Artifact
 from tailorbird.errors import ArtifactError, UsageError, require
 from tailorbird.files import atomic_folder, read_json, write_atomic, write_json
 from tailorbird.formats.safetensors_write import write
 from tailorbird.tailor.device import CONFIG, MANIFEST, PERSONAL, Device, load
-from tailorbird.tailor.graph import IDS, SCORES, STATE, Plain, draw
+from tailorbird.tailor.graph import IDS, SCORES, STATE, Layers, Plain, Stored, draw
 from tailorbird.tailor.head import NAMES, shapes
 from tailorbird.tailor.patch import NEEDS, Kind, Patch, full, layout
+from tailorbird.tailor.trunk import compressed
 from tailorbird.tailor.wire import encode
 from tailorbird.tasks.sequences.dataset import Ints
 
@@ -72,7 +74,7 @@ def export(source: Path, out: Path) -> Exported:
         raise UsageError(f"{out} exists", hint="choose another folder with --out, or remove this one")
     device, about = load(source), read_json(source / CONFIG, limit=2**28)
     with atomic_folder(out) as aside:
-        _draw(device, aside / MODEL)
+        _draw(device, compressed(source), aside / MODEL)
         _beside(device, about, aside)
         error = _check(device, aside / MODEL, runtime)
         nbytes = (aside / MODEL).stat().st_size
@@ -126,13 +128,18 @@ def _sizes(device: Device) -> dict[str, tuple[int, ...]]:
     return shapes(int(device.shape["width"]))
 
 
-def _draw(device: Device, path: Path) -> None:
-    tensors = {name: torch.from_numpy(value) for name, value in device.trunk.items()}
-    tensors["items.weight"] = tensors["items.weight"][: int(device.shape["items"]) + 1]
-    if sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > _LIMIT:
-        raise UsageError("a graph in one file holds 2 GB at most", hint="compress the trunk first")
+def _draw(device: Device, packed: Path | None, path: Path) -> None:
     graph = Graph(None)
-    draw(graph, Plain(graph, tensors), device.name, device.shape)
+    layers: Layers
+    if packed is not None:
+        layers = Stored(graph, Artifact.open(packed), int(device.shape["layers"]))
+    else:
+        tensors = {name: torch.from_numpy(value) for name, value in device.trunk.items()}
+        tensors["items.weight"] = tensors["items.weight"][: int(device.shape["items"]) + 1]
+        if sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > _LIMIT:
+            raise UsageError("a graph in one file holds 2 GB at most", hint="compress the trunk first")
+        layers = Plain(graph, tensors)
+    draw(graph, layers, device.name, device.shape)
     personal = {name: list(shape) for name, shape in _sizes(device).items()}
     width, items = int(device.shape["width"]), int(device.shape["items"])
     outputs: dict[str, list[Any]] = {STATE: ["batch", width], SCORES: ["batch", items + 1]}

@@ -14,8 +14,11 @@ import torch
 from torch import Tensor
 
 from tailorbird.artifact.onnx.graph import Graph
+from tailorbird.artifact.onnx.weights import Weights
+from tailorbird.artifact.reader import Artifact
 from tailorbird.errors import UsageError
 from tailorbird.tailor.head import NAMES
+from tailorbird.zoo.names import trained_name
 
 _FAR = -3.4e38
 _EPSILON = 1e-5
@@ -62,6 +65,39 @@ class Plain:
     def tensor(self, name: str) -> str:
         """See `Layers`."""
         return self.graph.constant(self.tensors[name], name)
+
+
+class Stored:
+    """Layers of a compressed trunk, packed where ONNX Runtime's operators hold them.
+
+    Args:
+        graph: where they go.
+        artifact: where they come from.
+        layers: of the trunk.
+    """
+
+    def __init__(self, graph: Graph, artifact: Artifact, layers: int) -> None:
+        self.graph, self.artifact = graph, artifact
+        self.weights = Weights(graph, artifact, accuracy=1)
+        self.names = {trained_name(name, layers): name for name in artifact.tensors}
+
+    def rows(self, ids: str, layer: str) -> str:
+        """See `Layers`."""
+        return self.weights.rows(ids, self._part(layer))
+
+    def product(self, x: str, layer: str) -> str:
+        """See `Layers`."""
+        return self.weights.product(x, self._part(layer))
+
+    def tensor(self, name: str) -> str:
+        """See `Layers`; a packed one is unpacked when the graph runs."""
+        stored = self.names[name]
+        if (part := self.weights.parts.get(stored.removesuffix(".weight"))) is not None and stored == part.tensor:
+            return self.weights.rows(self.graph.constant(torch.arange(part.shape[0])), part.name)
+        return self.graph.constant(self.artifact.read(stored).float(), stored)
+
+    def _part(self, layer: str) -> str:
+        return self.names[f"{layer}.weight"].removesuffix(".weight")
 
 
 def draw(graph: Graph, layers: Layers, name: str, shape: Mapping[str, Any]) -> None:
