@@ -4,9 +4,10 @@
     python benchmarks/trunks.py --models sasrec --seeds 1
     python benchmarks/trunks.py --page                 # only writes the table anew
 
-Trunks are kept in .bench/trunks, rows go to benchmarks/results/trunks.json, the table to docs/tailor.md. Every weight
-has that many bits of code; scales and zero points come on top and are in the bytes. NDCG@10 is of a full ranking of the
-leave-one-out test; intervals are over users, of the mean over seeds; p is of the difference from the trunk as trained.
+Trunks, trained and packed, are kept in .bench/trunks and not made again; rows go to benchmarks/results/trunks.json, the
+table to docs/tailor.md. Every weight has that many bits of code; scales and zero points come on top and are in the
+bytes. NDCG@10 is of a full ranking of the leave-one-out test; intervals are over users, of the mean over seeds; p is of
+the difference from the trunk as trained.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import shutil
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -82,7 +82,8 @@ def measured(model: str, seeds: int) -> list[Row]:
 def packed(trunk: Path, bits: int, classes: bool) -> Path:
     """A trunk with every weight in so many bits, rows of the items in classes of as many bytes or not."""
     out = trunk.with_name(f"{trunk.name}-{_name(bits, classes).replace(' ', '-')}")
-    shutil.rmtree(out, ignore_errors=True)
+    if out.exists():
+        return out
     job = prepare(trunk, METHOD, "8bits", {"rows": str(classes).lower()})
     plan = job.planned({part.name: job.spec(part, bits) for part in job.model.parts}).plan
     compress(trunk, out, plan=plan)

@@ -10,6 +10,7 @@ import typer
 from tailorbird.cli.job import Job, perform, summary
 from tailorbird.cli.options import Data, Json, Length, Model, Recipe, Samples, Seed, Settings, Target
 from tailorbird.cli.session import Session, session
+from tailorbird.cli.trunk import compressed
 from tailorbird.errors import UsageError
 
 if TYPE_CHECKING:
@@ -76,12 +77,7 @@ def command(
         return
     if out is None:
         raise UsageError("compress needs --out", hint="name the folder of the artifact, or use --dry-run")
-    from tailorbird.pipeline.recommender import is_folder
-
-    if is_folder(job.model):
-        from tailorbird.cli.trunk import compressed
-
-        compressed(job, this)
+    if compressed(job, this):
         return
     report = perform(job, this)
     if json or this.json:

@@ -8,11 +8,14 @@ from tailorbird.cli.job import Job, resume_note
 from tailorbird.cli.session import Session
 
 
-def compressed(job: Job, this: Session) -> None:
-    """Compress a recommender and rank the test with both."""
+def compressed(job: Job, this: Session) -> bool:
+    """Compress a recommender and rank the test with both; false where the model is none."""
     from tailorbird.cli.progress import drawn
     from tailorbird.pipeline import compress
+    from tailorbird.pipeline.recommender import is_folder
 
+    if not is_folder(job.model):
+        return False
     this.interrupted = lambda: resume_note(job.out, this.args)
     with drawn() as bar:
         result = compress(
@@ -27,7 +30,7 @@ def compressed(job: Job, this: Session) -> None:
     }  # fmt: skip
     if this.json:
         this.emit(found)
-        return
+        return True
     this.line(
         f"{job.out}: {weights:,} bytes of weights, {artifact.bits:.3f} bits each; {artifact.nbytes:,} in all files"
     )
@@ -36,6 +39,7 @@ def compressed(job: Job, this: Session) -> None:
             f"{w} {figure[w]['mean']:.4f} [{figure[w]['low']:.4f}, {figure[w]['high']:.4f}]" for w in figure if w != "p"
         )
         this.line(f"  {name:8} {', '.join(texts)}, p {figure['p']:.4f}")
+    return True
 
 
 def _judged(job: Job) -> dict[str, Any]:

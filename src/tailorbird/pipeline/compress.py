@@ -70,15 +70,12 @@ def compress(
     """Compress a model into a folder and verify what was written.
 
     Args:
-        model: a folder (of a language model or of a recommender), a GGUF file, a Hub id, ``demo:gemma-270m``, or a
-            torch module of linear layers.
+        model: a folder, also of a recommender, a GGUF file, a Hub id, ``demo:gemma-270m``, or a torch module.
         out: folder of the artifact; it must not exist, unless a job is resumed.
         method: name of a registered method.
         budget: such as ``3bits`` or ``120MB`` or several; 4.5 bits without one and without a plan.
-        data: calibration text (file or ``hub:`` name), None for the packaged text; input batches for a module;
-            nothing for a recommender, which is calibrated on events it was trained on.
-        samples, length: calibration windows, and tokens of one.
-        seed: of every random choice.
+        data: calibration text (file or ``hub:`` name), None for the packaged text; input batches for a module.
+        samples, length, seed: calibration windows, tokens of one, and the seed of every random choice.
         options: options of the method.
         plan: an edited plan to apply.
         target: name of a runtime whose rules the plan obeys, so that an export to it changes no weight.
@@ -97,8 +94,7 @@ def compress(
     """
     out = Path(out)
     keep_little()
-    if recommender.is_folder(model):
-        data = recommender.windows(model, plan.method if plan else method, data, samples, seed)
+    data = recommender.windows(model, plan.method if plan else method, data, samples, seed)
     job = prepare(model, method, budget, options, plan, target, allocate, context, cache)
     data_in = calibration(job, data, samples, length, seed)
     windows = weighing(job, data, samples, length, seed) if job.undecided else None  # type: ignore[arg-type]

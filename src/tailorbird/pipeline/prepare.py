@@ -160,8 +160,7 @@ def prepare(
         BudgetError: the budget can't be kept; says what is the smallest possible.
         UsageError: the plan does not belong to the model, or the target can't carry it.
     """
-    if recommender.is_folder(source):
-        source = recommender.module(source)
+    source = recommender.module(source) if recommender.is_folder(source) else source
     checkpoint = None if isinstance(source, nn.Module) else open_checkpoint(source)
     model = (
         Model.wrap(source, getattr(source, "anatomy", GENERIC))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tailorbird.errors import DataError, UsageError
 from tailorbird.files import json_bytes
@@ -48,17 +47,16 @@ def files_of(source: Any) -> dict[str, bytes]:
     return dict(getattr(source, "files", {}))
 
 
-def windows(
-    source: str | Path | nn.Module, method: str, data: object, samples: int, seed: int
-) -> Sequence[Tensor] | None:
-    """Histories to calibrate with: pieces of training events, as long as the recommender looks, int64 (16, length).
+def windows(source: str | Path | nn.Module, method: str, data: Any, samples: int, seed: int) -> Any:
+    """What a job is calibrated with: for a recommender pieces of its training events, as long as it looks, int64 (16,
+    length) each; for anything else what the user gave.
 
     The first event of every batch is a pad: the pipeline numbers the items of a batch anew, and the pad must stay 0.
 
     Args:
-        source: folder of the recommender, which names its data.
+        source: a model; the folder of a recommender names its data.
         method: none are needed where it calibrates nothing.
-        data: what the user gave, which must be nothing.
+        data: what the user gave, for a recommender nothing.
         samples: how many at most.
         seed: of their choice.
 
@@ -66,6 +64,8 @@ def windows(
         UsageError: data were given.
         DataError: the data set is not there, or not the one of the training.
     """
+    if not is_folder(source):
+        return data
     if data is not None:
         raise UsageError("a recommender is calibrated on its own training events", hint="leave --data out")
     if not find(method).needs:
