@@ -9,6 +9,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
 KERNELS := CMakeLists.txt $(wildcard src/tailorbird/kernels/cpp/*)
 TESTED := eval compressed-tensors onnx llama triton
+WEB := tests/tailor/web
 PEERS := .bench/peers-venv/bin/python
 LINTED := src tests scripts $(wildcard benchmarks examples)
 
@@ -29,7 +30,7 @@ demo: setup ## compress, verify and evaluate the demo model; ends with a table a
 test: setup ## every test but the slow ones
 	$(PY) -m pytest -m "not slow"
 
-test-all: setup $(TESTED:%=$(VENV)/.stamp-%) ## every test, with the extras they need installed
+test-all: setup $(TESTED:%=$(VENV)/.stamp-%) $(WEB)/node_modules ## every test, with the extras they need installed
 	$(PY) -m pytest
 
 lint: setup ## ruff, mypy --strict, import-linter
@@ -67,6 +68,10 @@ bench-memory: setup ## peak memory on a checkpoint larger than the budget
 
 bench-callgrind: setup ## instructions the kernels take for a weight, counted under valgrind
 	$(PY) benchmarks/instructions.py
+
+# onnxruntime-web for the tests in a browser; without npm they say what they need.
+$(WEB)/node_modules: $(WEB)/package-lock.json
+	if command -v npm >/dev/null; then npm ci --ignore-scripts --prefix $(WEB) && touch $@; fi
 
 docs: $(VENV)/.stamp-docs ## build the documentation into site/
 	$(PY) -m mkdocs build --strict

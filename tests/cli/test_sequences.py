@@ -32,6 +32,9 @@ def test_train_and_recommend(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert call(["train", "sasrec", "--data", "ml-latest-small", "--out", str(out), *ARGS]) == 0
     said = capsys.readouterr()
     assert "ndcg@10 tail users" in said.out and "epoch   1" in said.err
+    page = (out / "report.html").read_text()
+    assert "sasrec on ml-latest-small" in page and "head users" in page
+    assert json.loads((out / "report.json").read_text())["settings"]["seed"] == 0
     history = ["--history", "Matrix, The (1999)", "--history", "1"]
     assert call(["recommend", str(out), *history, "--count", "3", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

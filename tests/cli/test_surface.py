@@ -59,9 +59,10 @@ SURFACE = {
     "data get": {"name", "--from"},
     "train": {"kind", "--data", "--out", "--split", "--shape", "--set", "--resume"},
     "recommend": {"model", "--history", "--count", "--seen"},
-    "tailor train": {"trunk", "--out", "--set"},
+    "tailor train": {"trunk", "--out", "--set", "--system", "--resume"},
     "tailor make": {"model", "--history", "--out"},
     "tailor apply": {"model", "--patch", "--history", "--count"},
+    "tailor export": {"model", "--out"},
     "simulate": {"model", "--devices", "--budget", "--svg"},
 }
 

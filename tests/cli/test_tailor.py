@@ -68,6 +68,37 @@ def test_make_and_apply(folders: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert "hint" in capsys.readouterr().err
 
 
+def test_export(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    for name in ("mine", "trunk"):  # tailored, and as `tailorbird train` wrote it
+        out = tmp_path / name
+        assert call(["tailor", "export", str(folders / name), "--out", str(out), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["error"] < 1e-4 and found["nbytes"] == (out / "model.onnx").stat().st_size
+    assert call(["tailor", "export", str(folders / "mine"), "--out", str(tmp_path / "mine")]) == 2
+    assert call(["tailor", "export", str(tmp_path), "--out", str(tmp_path / "x")]) == 6
+
+
+def test_compressed_trunk(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small, args = tmp_path / "small", ["--method", "rtn", "--budget", "12bits"]
+    assert call(["compress", str(folders / "trunk"), "--dry-run", *args, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["plan"]["parts"][0]["name"] == "items"
+    assert call(["compress", str(folders / "trunk"), "--out", str(small), *args, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["bits"] <= 12 and found["weight_bytes"] < (folders / "trunk" / "model.safetensors").stat().st_size
+    assert {"original", "compressed", "p"} == found["quality"]["ndcg@10"].keys()
+    assert call(["verify", str(small)]) == 0
+    assert call(["recommend", str(small), "--history", "1", "--count", "2"]) == 0
+    mine = str(tmp_path / "mine")
+    assert call(["tailor", "train", str(small), "--out", mine, "--system", "diet", *QUICK]) == 0
+    assert "masks, epoch   1" in capsys.readouterr().err
+    patch = str(tmp_path / "patch")
+    assert call(["tailor", "make", mine, "--history", "5", "--out", patch]) == 0
+    assert call(["tailor", "apply", mine, "--patch", patch, "--history", "5"]) == 0
+    assert call(["simulate", mine, "--devices", "5", "--budget", "1"]) == 0
+    assert call(["tailor", "train", str(small), "--out", mine, "--system", "nobody"]) == 2
+
+
 def test_simulate(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     svg = tmp_path / "curve.svg"
     args = ["simulate", str(folders / "mine"), "--devices", "20", "--budget", "0", "--budget", "0.5", "--budget", "1"]

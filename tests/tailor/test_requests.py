@@ -19,6 +19,7 @@ from tailorbird.tailor.intellectreq import (
     pairs,
     uncertainty,
 )
+from tailorbird.tailor.patch import full
 from tailorbird.tailor.requests import ALWAYS, NEVER, POLICIES, Situation, calibrate, drift, every, rate, replay
 from tailorbird.tailor.staleness import NEVER as ABSENT
 from tailorbird.tailor.staleness import Stream, quality, rank_table, ranks_of, send, stream_of
@@ -114,7 +115,7 @@ def test_heads_go_through_the_wire(cycles: Sequences) -> None:
     stream = stream_of(split, model, devices=3)
     trunk = arrays(model) | {n: np.zeros_like(v) for n, v in random_head().items()}
     manifest = manifest_for(trunk)
-    sent = send(stream, lambda h: {n: np.stack([v] * len(h)) for n, v in random_head(4).items()}, trunk, manifest)
+    sent = send(stream, lambda h: [full(random_head(4), manifest)] * len(h), trunk, manifest)
     assert sent.nbytes.shape == (3, 2) and 0 < sent.nbytes.max() <= manifest.max_bytes
     for name, value in random_head(4).items():
         assert 0 < np.abs(sent.heads[name][1, 1] - value).max() <= 0.01 * np.abs(value).max()

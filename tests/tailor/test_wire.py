@@ -149,3 +149,14 @@ def test_ten_thousand_damaged_messages(trunk: Tensors, manifest: Manifest, patch
     tracemalloc.stop()
     assert outcome["refused"] > 5_000 and outcome["applied"] > 300, outcome
     assert peak < 2_000_000
+
+
+def test_values_at_their_bound_are_sent(trunk: Tensors) -> None:
+    """Int8 steps may round past a bound that the values keep: then another form is sent."""
+    manifest = manifest_for(trunk, 2.0)
+    for seed in range(5):
+        values = {name: value * 20 for name, value in random_head(seed).items()}
+        message = encode(full(values, manifest), trunk, manifest, tolerance=0.01)
+        found = receive(message, trunk, manifest)
+        for name, value in values.items():
+            np.testing.assert_allclose(found[name], value.clip(-2, 2), atol=0.02)

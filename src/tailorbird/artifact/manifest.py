@@ -23,7 +23,7 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 _FIELDS = {"format", "version", "files", "weights", "verified"}
 # Files the runtime loads; anything else in the folder is for people.
 _RUNTIME = re.compile(
-    r"(config|generation_config|tokenizer_config|special_tokens_map|plan)\.json|tokenizer\.json\.xz|[\w.-]+\.safetensors|chat_template\.jinja"
+    r"(config|generation_config|tokenizer_config|special_tokens_map|plan|recommender)\.json|tokenizer\.json\.xz|[\w.-]+\.safetensors|chat_template\.jinja"
 )
 
 

@@ -10,6 +10,7 @@ import typer
 from tailorbird.cli.job import Job, perform, summary
 from tailorbird.cli.options import Data, Json, Length, Model, Recipe, Samples, Seed, Settings, Target
 from tailorbird.cli.session import Session, session
+from tailorbird.cli.trunk import compressed
 from tailorbird.errors import UsageError
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ def command(
         return
     if out is None:
         raise UsageError("compress needs --out", hint="name the folder of the artifact, or use --dry-run")
+    if compressed(job, this):
+        return
     report = perform(job, this)
     if json or this.json:
         this.emit({"out": str(out)} | summary(report))

@@ -91,6 +91,7 @@ app.add_typer(data.app, name="data")
 tailor.app.command("train")(_guarded(tailor.trained))
 tailor.app.command("make")(_guarded(tailor.made))
 tailor.app.command("apply")(_guarded(tailor.applied))
+tailor.app.command("export")(_guarded(tailor.exported))
 app.add_typer(tailor.app, name="tailor")
 
 

@@ -24,11 +24,11 @@ def command(
     json: Json = False,
 ) -> None:
     """What comes next after a history of items; nothing is trained."""
-    from tailorbird.zoo.recommenders import folder
+    from tailorbird.tailor.trunk import read
     from tailorbird.zoo.recommenders.recommend import items_named, recommend
 
     this = session(context)
-    recommender, about = folder.read(model)
+    recommender, about = read(model)
     titles = about["titles"]
     items = items_named(history, titles)
     found = recommend(recommender, titles, items, count, seen=seen)

@@ -13,7 +13,7 @@ from tailorbird.cli.session import Session, say, session
 
 def command(
     context: typer.Context,
-    model: Annotated[Path, typer.Argument(metavar="TAILORED", help="The folder of `tailorbird tailor train`.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A folder of `tailor train` or `train`.")],
     devices: Annotated[int, typer.Option("--devices", help="How many users; 0 for all.")] = 0,
     budget: Annotated[
         list[float] | None, typer.Option("--budget", help="Requests by event, 0 to 1; may be repeated.")
@@ -34,7 +34,7 @@ def command(
     split = split_of(tailored.about, store.load(tailored.about["data"]["name"]))
     found = simulate(tailored, split, budgets=tuple(budget or BUDGETS), devices=devices, told=say)
     if svg is not None:
-        write_atomic(svg, _drawn(found).encode())
+        write_atomic(svg, drawn(found).encode())
     if this.json:
         this.emit(found)
     else:
@@ -56,7 +56,8 @@ def _show(this: Session, found: dict[str, Any]) -> None:
         this.line(f"{row['policy']} against random at {row['budget']:g}: NDCG@10 {difference}")
 
 
-def _drawn(found: dict[str, Any]) -> str:
+def drawn(found: dict[str, Any]) -> str:
+    """The curves of `simulate` as a picture."""
     from tailorbird.report import scatter
 
     rows = [

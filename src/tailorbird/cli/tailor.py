@@ -29,28 +29,32 @@ def trained(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="epochs, samples, window, lag, rate, seed ..."),
     ] = None,
+    system: Annotated[str, typer.Option("--system", help="duet, diet or persona.")] = "duet",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
     recipe: Recipe = None,
     json: Json = False,
 ) -> None:
     """Train what makes heads for a trunk, choose its epoch on validation, and test it once beside the trunk alone."""
     from tailorbird.cli.train import pairs
     from tailorbird.tailor.run import tailor_and_test
+    from tailorbird.tailor.trunk import read
     from tailorbird.tasks.sequences import store
-    from tailorbird.zoo.recommenders import folder
 
     this = session(context)
-    _, about = folder.read(trunk)
-    found = tailor_and_test(trunk, store.load(about["data"]["name"]), out, pairs(settings), _told)
+    _, about = read(trunk)
+    this.interrupted = lambda: f"go on with --resume; the last finished epoch is kept beside {out}"
+    data = store.load(about["data"]["name"])
+    found = tailor_and_test(trunk, data, out, pairs(settings), _told, system=system, resume=resume)
     if this.json:
         this.emit(found)
         return
     this.line(
-        f"duet on {found['trunk']}, {found['data']['name']}, {found['data']['split']}; {found['test']['protocol']}"
+        f"{system} on {found['trunk']}, {found['data']['name']}, {found['data']['split']}; {found['test']['protocol']}"
     )
     for name in ("ndcg@10", "hr@10"):
         figure = found["test"][name]
         texts = (
-            f"{w} {figure[w]['mean']:.4f} [{figure[w]['low']:.4f}, {figure[w]['high']:.4f}]" for w in ("trunk", "duet")
+            f"{w} {figure[w]['mean']:.4f} [{figure[w]['low']:.4f}, {figure[w]['high']:.4f}]" for w in ("trunk", system)
         )
         this.line(f"  {name:8} {', '.join(texts)}, p {figure['p']:.4f}")
     this.line(f"{out}: {found['payload']} bytes a patch")
@@ -108,6 +112,31 @@ def applied(
         this.line(f"{one.score:8.3f}  {one.title}")
 
 
+def exported(
+    context: typer.Context,
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="The folder of a trained or tailored sasrec or gru4rec.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to make.")],
+    recipe: Recipe = None,
+    json: Json = False,
+) -> None:
+    """Write trunk and head for onnxruntime and the browser; the head's tensors are inputs, so patches need no new
+    session."""
+    from tailorbird.tailor.export import described, export
+
+    this = session(context)
+    done = export(model, out)
+    if this.json:
+        this.emit(described(done) | {"out": str(out)})
+        return
+    this.line(f"{out}: a graph of {done.nbytes:,} bytes, with {', '.join(done.personal)} as inputs")
+    this.line(f"{done.runtime}: scores differ by {done.error:.1g} of the largest at most from the device's runtime")
+    this.line(f"in a browser: npm install --prefix {out}; python -m http.server --directory {out}")
+
+
 def _told(row: dict[str, Any]) -> None:
     mark = " *" if row["best"] else ""
-    say(f"epoch {row['epoch']:3}: validation NDCG@10 {row['ndcg@10']:.4f}, {row['seconds']:.0f} s{mark}")
+    left = f", {row['left']:.0f} s left at most" if row["left"] else ""
+    told = f"validation NDCG@10 {row['ndcg@10']:.4f}, {row['seconds']:.0f} s{left}"
+    say(f"{row['stage']}, epoch {row['epoch']:3}: {told}{mark}")

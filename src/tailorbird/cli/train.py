@@ -60,6 +60,7 @@ def _show(this: Session, found: dict[str, Any], out: Path) -> None:
         text = f"{value:.4f}" if bare else f"{value['mean']:.4f}  [{value['low']:.4f}, {value['high']:.4f}]"
         this.line(f"  {name:22} {text}")
     this.line(f"{out}: {found['seconds']:.0f} s, {found['samples_per_s']:.0f} predictions a second")
+    this.line(f"report: {out / 'report.html'}")
 
 
 def pairs(texts: list[str] | None) -> dict[str, str]:

@@ -20,6 +20,7 @@ from tailorbird.errors import TailorbirdError
 from tailorbird.files import sha256, write_atomic, write_json
 from tailorbird.kernels import dense
 from tailorbird.measure.stream import Stream
+from tailorbird.pipeline import recommender
 from tailorbird.pipeline.allocation import measured_table
 from tailorbird.pipeline.calibration import Calibration, Windows, calibration, original_rows, weighing
 from tailorbird.pipeline.memory import give_back, keep_little
@@ -72,13 +73,12 @@ def compress(
     """Compress a model into a folder and verify what was written.
 
     Args:
-        model: a folder, a GGUF file, a Hub id, ``demo:gemma-270m``, or a torch module of linear layers.
+        model: a folder, also of a recommender, a GGUF file, a Hub id, ``demo:gemma-270m``, or a torch module.
         out: folder of the artifact; it must not exist, unless a job is resumed.
         method: name of a registered method.
         budget: such as ``3bits`` or ``120MB`` or several; 4.5 bits without one and without a plan.
         data: calibration text (file or ``hub:`` name), None for the packaged text; input batches for a module.
-        samples, length: calibration windows, and tokens of one.
-        seed: of every random choice.
+        samples, length, seed: calibration windows, tokens of one, and the seed of every random choice.
         options: options of the method.
         plan: an edited plan to apply.
         target: name of a runtime whose rules the plan obeys, so that an export to it changes no weight.
@@ -97,6 +97,7 @@ def compress(
     """
     out = Path(out)
     keep_little()
+    data = recommender.windows(model, plan.method if plan else method, data, samples, seed)
     job = prepare(model, method, budget, options, plan, target, allocate, context, cache)
     data_in = calibration(job, data, samples, length, seed)
     windows = weighing(job, data, samples, length, seed) if job.undecided else None  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tailorbird.allocate.rules import FREE, Rules
 from tailorbird.allocate.uniform import uniform
 from tailorbird.anatomy import Model, Part
+from tailorbird.anatomy.generic import GENERIC
 from tailorbird.artifact import targets
 from tailorbird.artifact.layout import QUANTIZED, Segment, narrowed, planned_bytes, segments
 from tailorbird.artifact.reader import TOKENIZER
@@ -25,6 +26,7 @@ from tailorbird.errors import BudgetError, ModelError, UsageError
 from tailorbird.files import json_bytes, read_json
 from tailorbird.formats import PlaneSpec, Spec, TrellisSpec
 from tailorbird.methods import Method, find
+from tailorbird.pipeline import recommender
 from tailorbird.plan import Plan
 from tailorbird.runtime.costs import cache_bytes
 from tailorbird.runtime.decoder import Cached
@@ -163,8 +165,13 @@ def prepare(
         BudgetError: the budget can't be kept; says what is the smallest possible.
         UsageError: the plan does not belong to the model, or the target can't carry it.
     """
+    source = recommender.module(source) if recommender.is_folder(source) else source
     checkpoint = None if isinstance(source, nn.Module) else open_checkpoint(source)
-    model = Model.wrap(source) if isinstance(source, nn.Module) else Model.open(_some(checkpoint))
+    model = (
+        Model.wrap(source, getattr(source, "anatomy", GENERIC))
+        if isinstance(source, nn.Module)
+        else Model.open(_some(checkpoint))
+    )
     if plan is not None:
         method, options = plan.method, dict(plan.options) | dict(options or {})
     chosen = find(method).from_options(options or {})
@@ -173,7 +180,7 @@ def prepare(
     allocate = _allocator(allocate, asked, model, plan is not None)
     pieces = segments(model)
     kept = kept_of(model, pieces)
-    files = _files(checkpoint, model)
+    files = _files(checkpoint, model) if checkpoint else recommender.files_of(source)
     rules = targets.find(target).rules(model.parts) if target else FREE
     begun = Plan(method, chosen.options(), model.parts, _given(plan, model, chosen) if plan else {})
     held = cache_bytes(model.config, context, cache) if context else 0
@@ -197,7 +204,7 @@ def size(part: Part, spec: Spec) -> int:
 
 def _allocator(name: str | None, budget: Budget, model: Model, given: bool) -> str:
     """The allocator asked for, or the default."""
-    language = bool(model.anatomy.head)
+    language = bool(model.anatomy.head and model.config)
     name = name or (DEFAULT_ALLOCATOR if language else "uniform")
     if name not in ALLOCATORS:
         raise UsageError(f"there is no allocator {name!r}", hint=f"allocators: {', '.join(ALLOCATORS)}")
@@ -329,10 +336,8 @@ def turned(model: Model, method: Method) -> Model:
     return rotated(model, method.rotate_residual, method.rotate_seed)
 
 
-def _files(checkpoint: Checkpoint | None, model: Model) -> dict[str, bytes]:
+def _files(checkpoint: Checkpoint, model: Model) -> dict[str, bytes]:
     """Configuration and tokenizer as the artifact keeps them."""
-    if checkpoint is None:
-        return {}
     files = {"config.json": json_bytes(dict(model.config) | QUANTIZED)}
     if (path := checkpoint.tokenizer_file) is not None:
         text = json.dumps(

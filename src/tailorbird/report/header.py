@@ -44,7 +44,8 @@ def _verified(mark: object) -> str:
     return ""
 
 
-def _tile(name: str, key: str, note: str) -> str:
+def tile(name: str, key: str, note: str) -> str:
+    """A key figure, which is markup, with its name above it and a note below."""
     return tag(
         "div",
         tag("dt", esc(name)),
@@ -63,21 +64,21 @@ def _tiles(report: Report) -> list[str]:
     old, new = number(model.get("bytes")), number(artifact.get("bytes"))
     weights, bits = number(model.get("weights")), honest_bits(report)
     smaller = f"{figure(old / new)} times smaller" if old and new else ""
-    tiles = [_tile("Size", _change(byte_cell(old), byte_cell(new)), smaller)]
+    tiles = [tile("Size", _change(byte_cell(old), byte_cell(new)), smaller)]
     if bits is not None:
         stored = number(model.get("bits")) or (8 * old / weights if old and weights else None)
         before = figure(stored) if stored else ""
         shown = _change(before, figure(bits)) if before else figure(bits)
-        tiles.append(_tile("Honest bits a weight", shown, "weights, scales, norms, headers and plan"))
+        tiles.append(tile("Honest bits a weight", shown, "weights, scales, norms, headers and plan"))
     before_, after = section(quality, "original"), section(quality, "compressed")
     first, last = number(before_.get("perplexity")), number(after.get("perplexity"))
     if last is not None:
         rise = f"{percent(last / first - 1, sign=True)}, lower is better" if first else "lower is better"
         shown = _change(figure(first, 4), figure(last, 4)) if first is not None else figure(last, 4)
-        tiles.append(_tile("Perplexity", shown, rise))
+        tiles.append(tile("Perplexity", shown, rise))
     agreement = number(after.get("top1_agreement"))
     if agreement is not None:
-        tiles.append(_tile("Same next token", percent(agreement), "top-1 agreement with the original"))
+        tiles.append(tile("Same next token", percent(agreement), "top-1 agreement with the original"))
     return tiles
 
 

@@ -16,11 +16,14 @@ from safetensors.numpy import load_file
 
 from tailorbird.errors import ArtifactError, UsageError
 from tailorbird.files import read_json
-from tailorbird.tailor.head import mapped, with_head
+from tailorbird.tailor.head import manifest_for, mapped, with_head
 from tailorbird.tailor.manifest import Floats, Manifest, Tensors, digest_of, manifest_of_json
+from tailorbird.tailor.unpack import PLAN, unpacked
 from tailorbird.tailor.wire import receive
 
 CONFIG, TENSORS, MANIFEST = "recommender.json", "model.safetensors", "manifest.json"
+PERSONAL = "personal.safetensors"  # adaptive tensors and prototypes, where they are not a head of zeros
+COMPRESSED = "trunk"  # folder of a tailored model with the packed weights, where the trunk is compressed
 
 
 class Device:
@@ -74,20 +77,31 @@ class Device:
 
 
 def load(folder: Path) -> Device:
-    """The device's half of a folder of `tailorbird tailor train`.
+    """The device's half of a folder of `tailorbird tailor train`; one of `tailorbird train` has the manifest of a trunk
+    that nobody has tailored yet.
 
     Raises:
         ArtifactError: missing, damaged, or not what the manifest says.
     """
     about = read_json(folder / CONFIG, limit=2**28)
-    manifest = manifest_of_json(read_json(folder / MANIFEST))
+    tailored = (folder / MANIFEST).exists() and not (folder / PLAN).exists()  # else it is an artifact's own manifest
+    manifest = manifest_of_json(read_json(folder / MANIFEST)) if tailored else None
     try:
-        trunk = load_file(folder / TENSORS)
-        return Device(str(about["name"]), about["shape"], with_head(trunk, int(about["shape"]["width"])), manifest)
+        trunk = with_head(_trunk(folder, int(about["shape"]["layers"])), int(about["shape"]["width"]))
+        trunk |= load_file(folder / PERSONAL) if (folder / PERSONAL).exists() else {}
+        return Device(str(about["name"]), about["shape"], trunk, manifest or manifest_for(trunk))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as cause:
         raise ArtifactError(
             f"{folder} is no tailored model: {cause}", hint="make it: tailorbird tailor train"
         ) from cause
+
+
+def _trunk(folder: Path, layers: int) -> Tensors:
+    """The trunk's tensors, packed ones unpacked."""
+    for place in (folder, folder / COMPRESSED):
+        if (place / PLAN).is_file():
+            return unpacked(place, layers)
+    return load_file(folder / TENSORS)
 
 
 def read_patch(path: Path, manifest: Manifest) -> bytes:

@@ -77,6 +77,10 @@ class Static(nn.Module):
         scales = (1.0, 0.0, 0.0, 0.0)
         self.values = nn.ParameterList(value * scale for value, scale in zip(start, scales, strict=True))
 
+    def head(self) -> Heads:
+        """Its tensors by name."""
+        return dict(zip(NAMES, self.values, strict=True))
+
     def forward(self, vectors: Tensor, counts: Tensor) -> Heads:
         """See `Duet.forward`."""
         return {n: v.expand(len(vectors), *v.shape) for n, v in zip(NAMES, self.values, strict=True)}

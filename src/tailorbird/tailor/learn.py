@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from tailorbird.errors import UsageError
 from tailorbird.kernels import dense
 from tailorbird.tailor.duet import Duet, Heads, behind, through
 from tailorbird.tailor.manifest import Floats
+from tailorbird.tailor.work import Work
 from tailorbird.tasks.sequences.dataset import Ints
 from tailorbird.tasks.sequences.metrics import ndcg
 from tailorbird.tasks.sequences.ranking import Scorer, full_ranking
@@ -70,12 +70,50 @@ class Settings:
             raise UsageError(f"can't train with {self}", hint=hint)
 
 
+@dataclass
+class State:
+    """Where training stands; see `zoo.recommenders.training.State`.
+
+    Attributes:
+        random: draws the events of every epoch.
+    """
+
+    model: nn.Module
+    optimiser: torch.optim.Optimizer
+    random: np.random.Generator
+    epoch: int = -1
+    best: dict[str, Tensor] = field(default_factory=dict)
+    best_ndcg: float = -1.0
+    log: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def finished(self, settings: Settings) -> bool:
+        """No more epochs, or no better ones for too long."""
+        since = self.epoch - max((row["epoch"] for row in self.log if row["best"]), default=self.epoch)
+        return self.epoch >= settings.epochs or since >= settings.patience
+
+
 @dense.fast()
 def train(
-    trunk: Recommender, maker: nn.Module, split: Split, settings: Settings, told: Told = lambda row: None
+    trunk: Recommender,
+    maker: nn.Module,
+    split: Split,
+    settings: Settings,
+    told: Told = lambda row: None,
+    work: Work | None = None,
+    stage: str = "generator",
 ) -> list[dict[str, Any]]:
     """Train a `Duet` or `Static` in place; it ends with its best tensors. The trunk is left as it is, unless the maker
     is the published form, which trains both and keeps the last epoch (its authors chose on the test, which we don't).
+
+    Args:
+        trunk: frozen.
+        maker: from item vectors and counts to heads.
+        split: training events and validation cases.
+        settings: how.
+        told: called after every epoch with its entry, ``stage`` and ``left``, the seconds it may take yet at most.
+        work: keeps the state of every epoch, and has it where training was interrupted; not for the published form.
+        stage: what it is called there.
 
     Returns:
         An entry an epoch: epoch, loss, ndcg@10, seconds, best. Epoch 0 is the maker as it came, without a loss.
@@ -84,24 +122,28 @@ def train(
     parameters = [p for p in maker.parameters() if p.requires_grad] + (list(trunk.parameters()) if joint else [])
     trunk.requires_grad_(joint)
     optimiser = torch.optim.AdamW(parameters, settings.rate, weight_decay=settings.decay)
-    start, random = time.perf_counter(), np.random.default_rng(settings.seed)
-    best, kept = -1.0, copy.deepcopy(maker.state_dict())
-    log: list[dict[str, Any]] = []
-    for epoch in range(settings.epochs + 1):
-        lost = _epoch(trunk, maker, split, settings, optimiser, random) if epoch else None
+    state = State(maker, optimiser, np.random.default_rng(settings.seed))
+    if work is not None:
+        work.restore(stage, state)
+    while not state.finished(settings):
+        start = time.perf_counter()
+        state.epoch += 1
+        lost = _epoch(trunk, maker, split, settings, optimiser, state.random) if state.epoch else None
         found = validate(trunk, maker, split, settings)
-        better = found > best or joint
+        better = found > state.best_ndcg or joint
         if better:
-            best, kept = found, copy.deepcopy(maker.state_dict())
-        seconds = time.perf_counter() - start
-        log.append({"epoch": epoch, "loss": lost, "ndcg@10": found, "seconds": seconds, "best": better})
-        told(log[-1])
-        if epoch - max(row["epoch"] for row in log if row["best"]) >= settings.patience:
-            break
-    maker.load_state_dict(kept)
+            state.best_ndcg, state.best = found, {k: v.clone() for k, v in maker.state_dict().items()}
+        state.seconds += time.perf_counter() - start
+        row = {"epoch": state.epoch, "loss": lost, "ndcg@10": found, "seconds": state.seconds, "best": better}
+        state.log.append(row)
+        if work is not None:
+            work.save(stage, state)
+        left = state.seconds / (state.epoch + 1) * (settings.epochs - state.epoch)
+        told(row | {"stage": stage, "left": 0.0 if state.finished(settings) else left})
+    maker.load_state_dict(state.best)
     trunk.requires_grad_(False).eval()
     maker.eval()
-    return log
+    return state.log
 
 
 def validate(trunk: Recommender, maker: nn.Module, split: Split, settings: Settings) -> float:

@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from tailorbird.errors import DataError
 from tailorbird.tailor.duet import Heads, Static
 from tailorbird.tailor.head import NAMES, shapes
-from tailorbird.tailor.learn import Settings, batches, train
+from tailorbird.tailor.learn import Settings, Told, batches, train
 from tailorbird.tailor.manifest import Manifest
 from tailorbird.tailor.patch import STEPS, Body, Patch
+from tailorbird.tailor.work import Work
 from tailorbird.tasks.sequences.split import Split
 from tailorbird.zoo.recommenders.model import Recommender
 
@@ -132,7 +133,15 @@ class Edited(nn.Module):
 
 
 def trained(
-    trunk: Recommender, base: Static, split: Split, settings: Settings, *, groups: int = 3, clip: float = 0.5
+    trunk: Recommender,
+    base: Static,
+    split: Split,
+    settings: Settings,
+    *,
+    groups: int = 3,
+    clip: float = 0.5,
+    told: Told = lambda row: None,
+    work: Work | None = None,
 ) -> Persona:
     """All stages: an editor on the base, groups, prototypes on their own events, an editor a group.
 
@@ -143,22 +152,23 @@ def trained(
         settings: of every stage.
         groups: clusters of codes.
         clip: the largest edit of a number.
+        told, work: see `learn.train`; the stages are ``editor``, ``prototypes`` and ``editors``.
 
     Raises:
         DataError: the codes have fewer clusters.
     """
     torch.manual_seed(settings.seed)
-    head = dict(zip(NAMES, base.values, strict=True))
+    head = base.head()
     editor = Editor(trunk.shape.width, clip)
-    train(trunk, Edited(head, editor), split, settings)
+    train(trunk, Edited(head, editor), split, settings, told, work, "editor")
     made = Persona(head, editor, clustered(trunk, editor, split, settings, groups))
     made.edits = False
     made.editors.requires_grad_(False)
-    train(trunk, made, split, settings)
+    train(trunk, made, split, settings, told, work, "prototypes")
     made.edits = True
     made.editors.requires_grad_(True)
     made.prototypes.requires_grad_(False)
-    train(trunk, made, split, replace(settings, seed=settings.seed + 1))
+    train(trunk, made, split, replace(settings, seed=settings.seed + 1), told, work, "editors")
     return made.requires_grad_(False)
 
 

@@ -9,20 +9,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from tailorbird.errors import UsageError
 from tailorbird.method import read_options
 from tailorbird.tailor import folder
-from tailorbird.tailor.duet import Duet
-from tailorbird.tailor.head import NAMES, manifest_for
-from tailorbird.tailor.learn import Settings, Told, heads_for, scorer, train
-from tailorbird.tailor.manifest import Manifest
+from tailorbird.tailor import trunk as trunks
+from tailorbird.tailor.head import NAMES
+from tailorbird.tailor.learn import Settings, Told, heads_for, scorer
+from tailorbird.tailor.manifest import digest_of
+from tailorbird.tailor.systems import System, find
+from tailorbird.tailor.work import Work
 from tailorbird.tasks.sequences.dataset import Sequences
 from tailorbird.tasks.sequences.metrics import hit, interval, ndcg, paired, per_user
-from tailorbird.tasks.sequences.ranking import full_ranking
+from tailorbird.tasks.sequences.ranking import Scorer, full_ranking
 from tailorbird.tasks.sequences.split import Split
-from tailorbird.zoo.recommenders import folder as trunks
 from tailorbird.zoo.recommenders.din import DIN
+from tailorbird.zoo.recommenders.folder import forget
 from tailorbird.zoo.recommenders.model import Recommender
 from tailorbird.zoo.recommenders.run import divide
 
@@ -37,38 +40,66 @@ def tailor_and_test(
     out: Path,
     settings: Mapping[str, Any] | None = None,
     told: Told = lambda row: None,
+    *,
+    system: str = "duet",
+    resume: bool = False,
 ) -> dict[str, Any]:
-    """Train a DUET generator for a trunk, choose its epoch on validation, test it once beside the trunk, and save it.
+    """Train a system for a trunk, choose its epochs on validation, test it once beside the trunk, and save it.
 
     Args:
-        trunk_folder: of a trained recommender.
+        trunk_folder: of a trained recommender, compressed or not.
         data: what it was trained on.
         out: a folder that does not exist.
-        settings: fields of `Settings`, as values or text.
+        settings: fields of `Settings` and options of the system, as values or text.
         told: called after every epoch.
+        system: name of one of `systems.SYSTEMS`.
+        resume: go on with an interrupted training of the same options; the result is the same.
 
     Returns:
         What was written beside the weights: log, payload, figures of both with intervals, and whether they differ.
 
     Raises:
-        UsageError: other data than the trunk's, unknown settings, or `out` exists.
+        UsageError: other data than the trunk's, an unknown system or setting, `out` exists, or there is an unfinished
+            training and none was to be resumed.
     """
-    chosen = Settings(**read_options(Settings, "duet", settings or {}))
+    way, chosen = _chosen(system, settings or {})
+    work = out.with_name(f"{out.name}.training")
     if out.exists():
         raise UsageError(f"{out} exists", hint="choose another folder with --out, or remove this one")
+    if work.exists() and not resume:
+        raise UsageError(f"{work} holds an unfinished training", hint="go on with --resume, or remove that folder")
     trunk, about = trunks.read(trunk_folder)
     split = split_of(about, data)
     if trunk.name not in TRUNKS or (isinstance(trunk, DIN) and trunk.shape.form == "published"):
         raise UsageError(f"this {trunk.name} has no state that a head can take", hint=f"train {' or '.join(TRUNKS)}")
-    torch.manual_seed(chosen.seed)
-    maker = Duet(trunk.shape.width)
-    log = train(trunk, maker, split, chosen, told)
-    manifest = bounded(trunk, maker, split, chosen.window)
-    tailored = folder.Tailored(trunk, maker, manifest, chosen.window, about)
+    log: list[dict[str, Any]] = []
+
+    def heard(row: dict[str, Any]) -> None:
+        log.append({key: value for key, value in row.items() if key != "left"})
+        told(row)
+
+    job = {
+        "trunk": digest_of(folder.tensors_of(trunk)), "data": about["data"], "system": way.name,
+        "options": dataclasses.asdict(way), "settings": dataclasses.asdict(chosen),
+        "torch": torch.__version__, "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    maker = way.train(trunk, split, chosen, heard, Work(work, job)).requires_grad_(False)
+    tailored = finished(way, trunk, maker, split, chosen.window, about)
     payload = len(tailored.message(split.history(int(split.test.user[0]), int(split.test.at[0]))))
-    facts = {"log": log, "payload": payload, "test": figures(trunk, maker, split, chosen.window)}
-    folder.save(out, trunk_folder, maker, manifest, chosen, facts)
-    return {"trunk": trunk.name, "data": about["data"], "settings": dataclasses.asdict(chosen)} | facts
+    facts = {"log": log, "payload": payload, "test": figures(trunk, maker, split, chosen.window, way.name)}
+    folder.save(out, trunk_folder, tailored, chosen, facts)
+    forget(work)
+    return {"trunk": trunk.name, "system": way.name, "data": about["data"], "settings": job["settings"]} | facts
+
+
+def _chosen(system: str, settings: Mapping[str, Any]) -> tuple[System, Settings]:
+    """The system with its options, and the settings of its training."""
+    kind = find(system)
+    own = {field.name for field in dataclasses.fields(kind)}
+    options = read_options(kind, system, {k: v for k, v in settings.items() if k in own})
+    return kind(**options), Settings(
+        **read_options(Settings, system, {k: v for k, v in settings.items() if k not in own})
+    )
 
 
 def split_of(about: Mapping[str, Any], data: Sequences) -> Split:
@@ -82,22 +113,35 @@ def split_of(about: Mapping[str, Any], data: Sequences) -> Split:
     return divide(data, str(about["data"]["split"]))
 
 
-def bounded(trunk: Recommender, maker: Duet, split: Split, window: int) -> Manifest:
-    """A manifest whose bounds are `SLACK` times what heads of validation cases reach."""
+def finished(
+    way: System, trunk: Recommender, maker: nn.Module, split: Split, window: int, about: Mapping[str, Any]
+) -> folder.Tailored:
+    """A trained maker with a manifest whose bounds are `SLACK` times what heads of validation cases reach."""
     cases = split.validation
     some = np.random.default_rng(0).permutation(len(cases))[:SOME]
     histories = [split.history(int(cases.user[i]), int(cases.at[i])) for i in some]
-    heads = heads_for(trunk, maker, histories, window)
-    bounds = {name: max(1.0, SLACK * float(heads[name].abs().max())) for name in NAMES}
-    return manifest_for(folder.tensors_of(trunk), bounds)
+    heads, personal = heads_for(trunk, maker, histories, window), way.personal(maker)
+    bounds = {}
+    for name in NAMES:
+        own = [float(np.abs(value).max()) for key, value in personal.items() if key.endswith(name)]
+        bounds[name] = max(1.0, SLACK * max(float(heads[name].abs().max()), *own, 0.0)) + way.bounds()["clip"]
+    manifest = way.manifest(folder.tensors_of(trunk) | personal, bounds)
+    return folder.Tailored(trunk, way, maker, manifest, window, about, personal)
 
 
-def figures(trunk: Recommender, maker: Duet, split: Split, window: int) -> dict[str, Any]:
+def figures(trunk: Recommender, maker: nn.Module, split: Split, window: int, name: str) -> dict[str, Any]:
     """NDCG@10 and HR@10 on the test, trunk and fresh heads, full ranking; a user counts once."""
-    ranks = {"trunk": full_ranking(split, trunk.score), "duet": full_ranking(split, scorer(trunk, maker, window))}
-    found: dict[str, Any] = {"protocol": ranks["trunk"].protocol}
+    scorers = {"trunk": trunk.score, name: scorer(trunk, maker, window)}
+    return {"protocol": full_ranking(split, trunk.score).protocol} | compared(scorers, split)
+
+
+def compared(scorers: Mapping[str, Scorer], split: Split) -> dict[str, Any]:
+    """NDCG@10 and HR@10 of two on the test, full ranking, and whether the second differs from the first."""
+    ranks = {key: full_ranking(split, score) for key, score in scorers.items()}
+    found: dict[str, Any] = {}
     for name, figure in (("ndcg@10", ndcg), ("hr@10", hit)):
         users = {key: per_user(figure(each.ranks, 10), each.cases.user) for key, each in ranks.items()}
+        first, second = users
         found[name] = {key: dataclasses.asdict(interval(values)) for key, values in users.items()}
-        found[name]["p"] = paired(users["duet"], users["trunk"])
+        found[name]["p"] = paired(users[second], users[first])
     return found

@@ -49,7 +49,7 @@ def fleet(tailored: Tailored, split: Split, stage: Stage = "test", devices: int 
     for start in range(0, len(stream.users), AT_ONCE):
         some = slice(start, start + AT_ONCE)
         part = dataclasses.replace(stream, users=stream.users[some], at=stream.at[some], states=stream.states[some])
-        sent = send(part, tailored.make, tensors, tailored.manifest)
+        sent = send(part, tailored.patches, tensors, tailored.manifest)
         sizes.append(sent.nbytes)
         tables.append(rank_table(part, sent.heads, items))
     window = tailored.window or tailored.trunk.shape.length
@@ -81,7 +81,7 @@ def simulate(
     trial = fleet(tailored, split, "validation", devices)
     told("test stream")
     real = fleet(tailored, split, "test", devices)
-    items = tailored.trunk.items.weight.detach().numpy()[: tailored.trunk.shape.items + 1]
+    items = tailored.tensors["items.weight"][: tailored.trunk.shape.items + 1]
     mapped = mapper(trial.stream, items)
     learned = {
         name: learn(mapped, trial.stream, trial.table, gain=gain)

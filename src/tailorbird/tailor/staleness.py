@@ -15,7 +15,7 @@ import torch
 from tailorbird.errors import DataError
 from tailorbird.tailor.head import mapped, stacked
 from tailorbird.tailor.manifest import Floats, Manifest, Tensors
-from tailorbird.tailor.patch import full
+from tailorbird.tailor.patch import Patch
 from tailorbird.tailor.wire import encode, receive
 from tailorbird.tasks.sequences.dataset import Ints
 from tailorbird.tasks.sequences.metrics import Interval, hit, interval, ndcg
@@ -24,7 +24,7 @@ from tailorbird.tasks.sequences.split import Split, Stage
 from tailorbird.zoo.recommenders.din import DIN
 from tailorbird.zoo.recommenders.model import Recommender
 
-Maker = Callable[[Sequence[Ints]], Mapping[str, Floats]]
+Maker = Callable[[Sequence[Ints]], Sequence[Patch]]
 TOLERANCE = 0.01  # of the largest number of a tensor: int8 deltas may be sent
 BATCH = 512
 NEVER = -1
@@ -92,13 +92,11 @@ def stream_of(split: Split, trunk: Recommender, stage: Stage = "test", devices: 
 
 
 def send(stream: Stream, make: Maker, trunk: Tensors, manifest: Manifest) -> Sent:
-    """Make the head of every event and send it: as bytes, with int8 deltas where those are near enough, and back."""
+    """Make the patch of every event and send it: as bytes, with int8 deltas where those are near enough, and back."""
     heads, sizes = [], []
     histories = [stream.history(d, e) for d in range(len(stream.users)) for e in range(stream.at.shape[1])]
     for start in range(0, len(histories), BATCH):
-        made = make(histories[start : start + BATCH])
-        for row in range(len(histories[start : start + BATCH])):
-            patch = full({name: values[row] for name, values in made.items()}, manifest)
+        for patch in make(histories[start : start + BATCH]):
             message = encode(patch, trunk, manifest, tolerance=TOLERANCE)
             heads.append(receive(message, trunk, manifest))
             sizes.append(len(message))

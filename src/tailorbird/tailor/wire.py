@@ -45,9 +45,8 @@ def encode(patch: Patch, trunk: Tensors, manifest: Manifest, *, tolerance: float
     wanted = apply(trunk, patch, replace(manifest, max_bytes=MAX_BYTES))  # what is sent counts, not what it was
     messages = []
     for encoding, form in _forms(patch, wanted, trunk, manifest):
-        if form.nbytes <= manifest.max_bytes:
-            result = _result(apply(trunk, form, manifest), manifest)
-            messages.append(_message(encoding, form, trunk, manifest, result))
+        if form.nbytes <= manifest.max_bytes and (made := _tried(form, trunk, manifest)) is not None:
+            messages.append(_message(encoding, form, trunk, manifest, _result(made, manifest)))
     for message in sorted(messages, key=len):
         if len(message) <= manifest.max_bytes and _near(receive(message, trunk, manifest), wanted, manifest, tolerance):
             return message
@@ -95,6 +94,14 @@ def decode(message: bytes, trunk: Tensors, manifest: Manifest) -> tuple[Patch, b
         raise _bad("it would unpack to more than is allowed")
     body = _read(ENCODINGS[encoding], message[start:], empty, rank, chosen, trunk)
     return replace(empty, body=body), result
+
+
+def _tried(form: Patch, trunk: Tensors, manifest: Manifest) -> dict[str, Floats] | None:
+    """What a form gives; nothing where it is refused: rounded steps may pass a bound that the values keep."""
+    try:
+        return apply(trunk, form, manifest)
+    except ArtifactError:
+        return None
 
 
 def _forms(patch: Patch, wanted: Tensors, trunk: Tensors, manifest: Manifest) -> Iterator[tuple[Encoding, Patch]]:

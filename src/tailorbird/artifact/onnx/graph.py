@@ -60,11 +60,11 @@ class Graph:
         self.initializers = dict(initializers or {})
         self._data = data
 
-    def add(self, operator: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
-        """A node with one output, whose name is given back."""
+    def add(self, operator: str, *inputs: str, domain: str = "", place: int = 0, **attributes: Any) -> str:
+        """A node of which one output is used, at a place among its outputs; its name is given back."""
         name = f"{operator}_{len(self.nodes)}"
         make = self.onnx.helper.make_node
-        self.nodes.append(make(operator, list(inputs), [name], name=name, domain=domain, **attributes))
+        self.nodes.append(make(operator, list(inputs), [""] * place + [name], name=name, domain=domain, **attributes))
         return name
 
     def constant(self, value: Tensor | float | list[int], name: str = "") -> str:
@@ -106,13 +106,20 @@ class Graph:
             self.initializers[name] = tensor
         return name
 
-    def save(self, path: Path, inputs: Mapping[str, list[Any]], outputs: Mapping[str, list[Any]]) -> None:
+    def save(
+        self,
+        path: Path,
+        inputs: Mapping[str, list[Any]],
+        outputs: Mapping[str, list[Any]],
+        tensors: Mapping[str, list[Any]] | None = None,
+    ) -> None:
         """Write the graph with the weights it uses.
 
         Args:
             path: of the file.
             inputs: int64, with their shapes; texts are free dimensions.
             outputs: float32, in the order of the last nodes, which give them.
+            tensors: float32 inputs that come after those.
         """
         for node, name in zip(self.nodes[-len(outputs) :], outputs, strict=True):
             node.output[0] = name
@@ -121,7 +128,8 @@ class Graph:
         graph = helper.make_graph(
             self.nodes,
             "tailorbird",
-            [helper.make_tensor_value_info(name, types.INT64, shape) for name, shape in inputs.items()],
+            [helper.make_tensor_value_info(name, types.INT64, shape) for name, shape in inputs.items()]
+            + [helper.make_tensor_value_info(name, types.FLOAT, shape) for name, shape in (tensors or {}).items()],
             [helper.make_tensor_value_info(name, types.FLOAT, shape) for name, shape in outputs.items()],
             [tensor for name, tensor in self.initializers.items() if name in used],
         )

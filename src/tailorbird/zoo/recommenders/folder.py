@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tailorbird.errors import ModelError, UsageError
 from tailorbird.files import atomic_folder, make_folder, read_json, write_json
@@ -60,18 +60,29 @@ def read(folder: Path) -> tuple[Recommender, dict[str, Any]]:
     return model.eval(), about
 
 
-def checkpoint(folder: Path, state: State, job: Mapping[str, Any]) -> None:
+def checkpoint(folder: Path, state: Any, job: Mapping[str, Any]) -> None:
     """Keep a state of training; `job` is everything that decides its result. The tensors of an epoch have its number
-    in their name, and the small file that says which epoch counts is written last."""
+    in their name, and the small file that says which epoch counts is written last.
+
+    Args:
+        folder: it is made.
+        state: a `State`, or what is like one; one with a generator of random numbers, `random`, has that and torch's
+            kept too.
+        job: plain data.
+    """
     make_folder(folder)
     tensors = {f"now.{k}": v for k, v in state.model.state_dict().items()} | {
         f"best.{k}": v for k, v in state.best.items()
     }
     for index, moments in state.optimiser.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{k}": v.reshape(1) if v.dim() == 0 else v for k, v in moments.items()}
+    random = getattr(state, "random", None)
+    if random is not None:
+        tensors["random"] = torch.get_rng_state()
     write(folder / f"epoch-{state.epoch}.safetensors", _tensors(tensors))
     words = {"epoch": state.epoch, "best_ndcg": state.best_ndcg, "log": state.log, "seconds": state.seconds}
-    write_json(folder / PROGRESS, {"job": dict(job), **words})
+    drawn = {} if random is None else {"random": random.bit_generator.state}
+    write_json(folder / PROGRESS, {"job": dict(job), **words, **drawn})
     for old in folder.glob("epoch-*.safetensors"):
         if old.name != f"epoch-{state.epoch}.safetensors":
             old.unlink()
@@ -85,13 +96,19 @@ def resumed(folder: Path, model: Recommender, settings: Settings, job: Mapping[s
         ModelError: it is damaged.
     """
     state = begin(model, settings)
+    restore(folder, state, job)
+    return state
+
+
+def restore(folder: Path, state: Any, job: Mapping[str, Any]) -> None:
+    """Put a state where `checkpoint` left it; see `resumed`."""
     if not (folder / PROGRESS).is_file():
-        return state
+        return
     words = read_json(folder / PROGRESS, error=ModelError)
     if words.get("job") != dict(job):
         raise UsageError(f"{folder} is of another training", hint=f"give the same options, or remove {folder}")
     tensors = _read(folder / f"epoch-{words['epoch']}.safetensors")
-    _fill(model, _under(tensors, "now."), folder)
+    _fill(state.model, _under(tensors, "now."), folder)
     state.best = _under(tensors, "best.")
     kept = state.optimiser.state_dict()
     for index in range(len(kept["param_groups"][0]["params"])):
@@ -101,7 +118,9 @@ def resumed(folder: Path, model: Recommender, settings: Settings, job: Mapping[s
     state.optimiser.load_state_dict(kept)
     state.epoch, state.best_ndcg = words["epoch"], words["best_ndcg"]
     state.log, state.seconds = words["log"], words["seconds"]
-    return state
+    if "random" in words:
+        state.random.bit_generator.state = words["random"]
+        torch.set_rng_state(tensors["random"])
 
 
 def forget(folder: Path) -> None:
@@ -129,7 +148,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     return {key: read_tensor(info, error=ModelError) for key, info in read_header(path, error=ModelError).items()}
 
 
-def _fill(model: Recommender, tensors: Mapping[str, Tensor], folder: Path) -> None:
+def _fill(model: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
     wanted = {key: (tuple(t.shape), t.dtype) for key, t in model.state_dict().items()}
     found = {key: (tuple(t.shape), t.dtype) for key, t in tensors.items()}
     if wanted != found:

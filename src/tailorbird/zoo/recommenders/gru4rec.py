@@ -24,11 +24,14 @@ class GRU4Rec(Recommender):
 
     def states(self, ids: Tensor) -> Tensor:
         """See `Recommender`. Pads on the left are moved to the right, where a causal network does not see them."""
-        length = ids.shape[1]
-        pads = (ids == 0).sum(1, keepdim=True)
-        there = (torch.arange(length) + pads) % length
+        there, back = turned(ids)
         found, _ = self.gru(self.dropout(self.items(ids.gather(1, there))))
-        back = (torch.arange(length) - pads) % length
         found = found.gather(1, back[:, :, None].expand(-1, -1, found.shape[2]))
         out: Tensor = self.out(self.dropout(found))
         return out
+
+
+def turned(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each place of rows whose pads stand behind comes from in `ids`, and the way back; int64 (batch, length)."""
+    length, pads = ids.shape[1], (ids == 0).sum(1, keepdim=True)
+    return (torch.arange(length) + pads) % length, (torch.arange(length) - pads) % length

@@ -132,6 +132,10 @@ class Recommender(nn.Module):
             ModelError: what is wrong with them.
         """
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors by name, as numbers."""
+        return {name: tensor.detach() for name, tensor in self.state_dict().items()}
+
     def window(self, histories: Sequence[Ints]) -> Tensor:
         """Histories of any lengths as int64 (batch, length of the longest, at most `length`), padded on the left."""
         return padded(histories, self.shape.length)

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
+from tailorbird import __version__
 from tailorbird.errors import UsageError
 from tailorbird.method import read_options
+from tailorbird.report import write_training
 from tailorbird.tasks.sequences.dataset import Sequences
 from tailorbird.tasks.sequences.metrics import Interval, summary
 from tailorbird.tasks.sequences.ranking import full_ranking
@@ -43,7 +45,8 @@ def train_and_test(
         told: called with every look at validation.
 
     Returns:
-        What was written beside the weights: data digest, split, settings, log, test figures with intervals.
+        What was written beside the weights: data digest, split, settings, log, test figures with intervals. The page
+        ``report.html`` shows it.
 
     Raises:
         UsageError: unknown options, or `out` exists.
@@ -70,6 +73,7 @@ def train_and_test(
     train(state, divided, chosen, keep)
     found = _facts(model, divided, state, job)
     folder.save(out, model, data.titles, found)
+    write_training(out, found | {"shape": job["shape"], "versions": {"tailorbird": __version__}})
     folder.forget(work)
     return found
 

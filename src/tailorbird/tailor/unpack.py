@@ -1,0 +1,124 @@
+"""A compressed trunk in numpy alone: the same numbers as `formats` unpacks, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, deserialize
+
+from tailorbird.errors import ArtifactError
+from tailorbird.files import confined, read_json
+from tailorbird.tailor.manifest import Floats
+from tailorbird.zoo.names import trained_name
+
+PLAN, MANIFEST = "plan.json", "manifest.json"
+Arrays = Mapping[str, npt.NDArray[Any]]
+_TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1", "I8": "i1", "I32": "<i4", "I64": "<i8"}
+_MAX_NUMBERS = 2**30
+
+
+def unpacked(folder: Path, layers: int) -> dict[str, Floats]:
+    """All tensors of a compressed trunk by their trained names, float32.
+
+    Args:
+        folder: of the artifact.
+        layers: of the trunk.
+
+    Raises:
+        ArtifactError: missing, damaged, or in a format that only torch can unpack.
+    """
+    try:
+        files = [name for name in read_json(folder / MANIFEST)["files"] if name.endswith(".safetensors")]
+        stored = {key: value for name in files for key, value in _read(confined(folder, name)).items()}
+        found: dict[str, Floats] = {}
+        for part in read_json(folder / PLAN)["parts"]:
+            rows, cols = (int(size) for size in part["shape"])
+            if not 0 < rows * cols <= min(_MAX_NUMBERS, 64 * sum(array.nbytes for array in stored.values())):
+                raise ValueError(f"{part['name']} has {rows} x {cols} numbers")
+            own = [key for key in stored if key.startswith(f"{part['name']}.") and key != f"{part['name']}.bias"]
+            arrays = {key.removeprefix(f"{part['name']}."): stored.pop(key) for key in own}
+            found[f"{part['name']}.weight"] = weight(part["format"], rows, cols, arrays)
+        found |= {name: array.astype(np.float32) for name, array in stored.items()}
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, IndexError) as cause:
+        raise ArtifactError(f"{folder} is no compressed trunk: {cause}", hint="fetch it again") from cause
+    return {trained_name(name, layers): value for name, value in found.items()}
+
+
+def weight(form: Mapping[str, Any], rows: int, cols: int, arrays: Arrays) -> Floats:
+    """A packed weight as float32 (rows, cols); planes, and rows in classes of planes."""
+    kind = form.get("kind", "planes")
+    if kind == "planes":
+        return _planes(form, rows, cols, arrays)
+    if kind != "rows":
+        raise ValueError(f"there is no numpy for the format {kind!r}")
+    classes, out = form["classes"], np.empty((rows, cols), np.float32)
+    bits = (len(classes) - 1).bit_length()
+    of = _codes(arrays["classes"].reshape(1, -1), bits, rows)[0]
+    for number, one in enumerate(classes):
+        mine = {name.removesuffix(f"_{number}"): a for name, a in arrays.items() if name.endswith(f"_{number}")}
+        out[of == number] = _planes(one, int(one["rows"]), cols, mine)
+    return out
+
+
+def _planes(form: Mapping[str, Any], rows: int, cols: int, arrays: Arrays) -> Floats:
+    """See `formats.bitplanes` for the arrays."""
+    size = int(form["group_size"])
+    groups = cols // size
+    said = form["bits"]
+    bits = [said] * groups if isinstance(said, int) else [int(digit) for digit in said]
+    runs = [(b, [g for g in range(groups) if bits[g] == b]) for b in sorted(set(bits))]
+    codes, start = np.empty((rows, groups, size), np.uint8), 0
+    for b, mine in runs:
+        width = b * -(-len(mine) * size // 8)
+        some = _codes(arrays["planes"][:, start : start + width], b, len(mine) * size)
+        codes[:, mine], start = some.reshape(rows, len(mine), size), start + width
+    scale, offset = _grid(form, rows, bits, runs, arrays)
+    found = codes.astype(np.float32) * scale[:, :, None] + offset[:, :, None]
+    out: Floats = found.reshape(rows, cols)
+    if form.get("column_order"):
+        out = np.empty_like(out)
+        out[:, arrays["column_order"]] = found.reshape(rows, cols)
+    return out
+
+
+def _grid(
+    form: Mapping[str, Any], rows: int, bits: list[int], runs: list[tuple[int, list[int]]], arrays: Arrays
+) -> tuple[Floats, Floats]:
+    scale: Floats = arrays["scales"].astype(np.float32)
+    if "row_scales" in arrays:
+        scale = scale * arrays["row_scales"].astype(np.float32)[:, None]
+    if form["offset"] == "float":
+        offset: Floats = arrays["offsets"].astype(np.float32)
+        if "row_offsets" in arrays:
+            offset = offset * arrays["row_offsets"].astype(np.float32)[:, None]
+        return scale, offset
+    zeros = np.tile(np.array([0.5 if b == 1 else 2.0 ** (b - 1) for b in bits], np.float32), (rows, 1))
+    if form["offset"] == "integer" and max(bits) > 1:
+        flat = np.unpackbits(arrays["zeros"], axis=1, bitorder="little")
+        for b, mine in runs:
+            if b > 1:
+                some, flat = flat[:, : b * len(mine)].reshape(rows, len(mine), b), flat[:, b * len(mine) :]
+                zeros[:, mine] = (some << np.arange(b, dtype=np.uint8)).sum(2)
+    return scale, -scale * zeros
+
+
+def _codes(planes: npt.NDArray[Any], bits: int, count: int) -> npt.NDArray[np.uint8]:
+    """Codes (rows, count) of bit planes (rows, bits * ceil(count / 8))."""
+    parted = planes.reshape(len(planes), bits, -(-count // 8))
+    flat = np.unpackbits(parted, axis=2, bitorder="little")[:, :, :count]
+    found: npt.NDArray[np.uint8] = (flat << np.arange(bits, dtype=np.uint8)[:, None]).sum(1, dtype=np.uint8)
+    return found
+
+
+def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
+    found = {}
+    for name, info in deserialize(path.read_bytes()):  # type: ignore[no-untyped-call]
+        array = np.frombuffer(info["data"], _TYPES[info["dtype"]]).reshape(info["shape"])
+        if info["dtype"] == "BF16":
+            array = (array.astype(np.uint32) << 16).view(np.float32)
+        found[name] = array
+    return found

@@ -1,0 +1,124 @@
+"""Every system from training to a device: killed and resumed with the same result, sent, applied, simulated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tailorbird.errors import UsageError
+from tailorbird.tailor import folder as tailored
+from tailorbird.tailor.device import load
+from tailorbird.tailor.head import NAMES, mapped
+from tailorbird.tailor.learn import heads_for
+from tailorbird.tailor.patch import apply
+from tailorbird.tailor.run import tailor_and_test
+from tailorbird.tailor.simulate import simulate
+from tailorbird.tailor.systems import SYSTEMS
+from tailorbird.tasks.sequences.dataset import Sequences
+from tailorbird.tasks.sequences.split import last_events
+from tailorbird.zoo.recommenders import folder
+
+from .conftest import made
+
+ITEMS = 30
+SETTINGS: dict[str, Any] = {"epochs": 2, "batch": 64, "rate": 0.01, "samples": 200}
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def data() -> Sequences:
+    """Users go round the items with a step of their own."""
+    steps = [1 + user % 3 for user in range(24)]
+    events = [(1 + (user + np.arange(14) * step) % ITEMS) for user, step in enumerate(steps)]
+    return Sequences("made", np.arange(0, 14 * 25, 14), np.concatenate(events).astype(np.int64), ITEMS)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory, data: Sequences) -> Path:
+    """A trunk, and a tailored model of every system."""
+    out = tmp_path_factory.mktemp("systems")
+    about = {"data": {"name": "made", "digest": data.digest, "split": "last-3"}}
+    folder.save(out / "trunk", made("sasrec", items=ITEMS), (), about)
+    for name in SYSTEMS:
+        tailor_and_test(out / "trunk", data, out / name, SETTINGS | extra(name), system=name)
+    return out
+
+
+def extra(name: str) -> dict[str, Any]:
+    return {"groups": 2} if name == "persona" else {}
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_killed_and_resumed_is_the_same(base: Path, tmp_path: Path, data: Sequences, name: str) -> None:
+    out, options = tmp_path / "cut", SETTINGS | extra(name)
+    stages = len({row["stage"] for row in tailored.read(base / name).about["log"]})
+    assert stages == {"duet": 1, "diet": 2, "persona": 4}[name]
+    seen = []
+
+    def told(row: dict[str, Any]) -> None:
+        seen.append((row["stage"], row["epoch"]))
+        assert row["left"] >= 0
+        raise Killed
+
+    for _ in range(3):  # killed after every epoch of the first stages
+        with pytest.raises(Killed):
+            tailor_and_test(base / "trunk", data, out, options, told, system=name, resume=True)
+    assert len(set(seen)) == 3 and not out.exists()
+    with pytest.raises(UsageError, match="unfinished"):
+        tailor_and_test(base / "trunk", data, out, options, system=name)
+    with pytest.raises(UsageError, match="another training"):
+        tailor_and_test(base / "trunk", data, out, options | {"rate": 0.02}, system=name, resume=True)
+    tailor_and_test(base / "trunk", data, out, options, system=name, resume=True)
+    for file in ("generator.safetensors", "manifest.json"):
+        assert (out / file).read_bytes() == (base / name / file).read_bytes()
+    assert not out.with_name("cut.training").exists()
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_device_has_what_the_cloud_meant(base: Path, data: Sequences, name: str) -> None:
+    whole, device = tailored.read(base / name), load(base / name)
+    histories = [data.items[:5], data.items[20:29], data.items[40:41]]
+    heads = heads_for(whole.trunk, whole.maker, histories, whole.window)
+    for row, history in enumerate(histories):
+        device.take(whole.message(history))
+        patched = apply(whole.tensors, whole.patches([history])[0], whole.manifest)
+        for key in NAMES:
+            near = 0.02 * max(1.0, float(heads[key].abs().max()))
+            np.testing.assert_allclose(patched[key], heads[key][row].numpy(), atol=near)
+        state = device.state(history.tolist())
+        table = device.tensors["items.weight"]
+        np.testing.assert_allclose(device.scores(history.tolist()), table @ mapped(state, patched), atol=0.05)
+
+
+@pytest.mark.parametrize("name", [*SYSTEMS, "trunk"])
+def test_any_folder_is_simulated(base: Path, data: Sequences, name: str) -> None:
+    """A trunk that nobody has tailored has heads by gradient steps."""
+    found = simulate(tailored.read(base / name), last_events(data, 3), budgets=(0.0, 1.0), devices=6)
+    rows = {(row["policy"], row["budget"]): row for row in found["rows"]}
+    assert found["devices"] == 6 and rows["every", 1.0]["requests"] == 2 and found["payload"] > 0
+
+
+def test_options_and_refusals(base: Path, tmp_path: Path, data: Sequences) -> None:
+    with pytest.raises(UsageError, match="no system"):
+        tailor_and_test(base / "trunk", data, tmp_path / "x", system="nobody")
+    with pytest.raises(UsageError, match="share"):
+        tailor_and_test(base / "trunk", data, tmp_path / "x", {"share": 0.3}, system="duet")
+    assert tailored.read(base / "persona").about["options"] == {"groups": 2, "clip": 0.5}
+    assert torch.equal(*(torch.from_numpy(tailored.read(base / "diet").personal[NAMES[0]]) for _ in range(2)))
+    sizes = {name: len(tailored.read(base / name).message(data.items[:5])) for name in SYSTEMS}
+    assert sizes["diet"] < sizes["duet"]
+
+
+def test_export_of_every_system(base: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    from tailorbird.tailor.export import export
+
+    for name in SYSTEMS:
+        assert export(base / name, tmp_path / name).error < 1e-4
