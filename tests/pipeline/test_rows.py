@@ -45,7 +45,7 @@ def test_they_have_bits_by_what_they_are_worth(model_of: Any, text: Path, tmp_pa
 @pytest.mark.usefixtures("here")
 def test_classes_of_a_trellis_run(model_of: Any, text: Path, tmp_path: Path) -> None:
     options = SMALL | {"method": "trellis", "options": {"beam": 8}}
-    folder = compress(model_of("llama"), tmp_path / "a", budget="6bits", data=text, **options).artifact.folder
+    folder = compress(model_of("llama"), tmp_path / "a", budget="5bits", data=text, **options).artifact.folder
     artifact = Artifact.open(folder)
     forms = [spec.formats if isinstance(spec, RowSpec) else (spec,) for spec in artifact.plan.specs.values()]
     assert any(len(one) > 1 and "trellis" in {form.kind for form in one} for one in forms)
