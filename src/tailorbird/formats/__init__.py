@@ -2,7 +2,7 @@
 added up."""
 
 from tailorbird.formats.bitplanes import BitPlanes
-from tailorbird.formats.family import affine, bit_planes, plane_spec, spec_from_json
+from tailorbird.formats.family import affine, between, bit_planes, plane_spec, spec_from_json, widths
 from tailorbird.formats.levels import LevelCodes, LevelSpec
 from tailorbird.formats.packed import Fit, PackedWeight, Spec
 from tailorbird.formats.rows import RowSpec
@@ -25,7 +25,9 @@ __all__ = [
     "TrellisCodes",
     "TrellisSpec",
     "affine",
+    "between",
     "bit_planes",
     "plane_spec",
     "spec_from_json",
+    "widths",
 ]

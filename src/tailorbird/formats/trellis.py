@@ -84,6 +84,11 @@ class TrellisSpec:
         return sum(self.halves) / len(self.halves) / 2
 
     @property
+    def mixed(self) -> bool:
+        """Groups differ in their bits."""
+        return len(set(self.halves)) > 1
+
+    @property
     def label(self) -> str:
         """The format in a few words."""
         low, high = min(self.halves) / 2, max(self.halves) / 2

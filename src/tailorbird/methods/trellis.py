@@ -62,7 +62,7 @@ class Trellis(Method):
     def decide(self, weight: Tensor, stats: Stats, spec: Any) -> Spec:
         """The same bits everywhere, or more for the groups that lose most, by what loses less on a sample of rows."""
         kept: Spec = spec
-        if not isinstance(spec, TrellisSpec) or not self.mix or len(set(spec.halves)) > 1:
+        if not isinstance(spec, TrellisSpec) or not self.mix or spec.mixed:
             return kept
         upper, _ = stats.factor(self.damp)
         columns = weight.square().sum(0) / upper.diagonal().square()

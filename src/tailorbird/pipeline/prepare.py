@@ -271,12 +271,15 @@ def within(job: Prepared, choose: Callable[[int], Mapping[str, Spec]]) -> Prepar
         limit = min(limit, int(budget.bits * job.model.numel / 8) - plan_bytes(ones.plan))
     if ones.weight_bytes > limit:
         raise _too_small(job, ones)
-    # Numbers in the headers grow with the parts they describe, by a few digits for every file.
-    for slack in (0, 64 * len(job.pieces)):
+    # Numbers in the headers grow with the parts they describe, by a few digits for every file; and where a method has
+    # another format for more bits, that may have more arrays.
+    slack = 0
+    for _ in range(3):
         room = max(ones.plan.code_bytes, limit - headers - slack)
         found = job.planned(choose(room))
         if found.weight_bytes <= limit:
             return found
+        slack += max(64 * len(job.pieces), found.weight_bytes - limit)
     return ones
 
 

@@ -17,7 +17,7 @@ extern const Variant portable;
 extern const TrellisVariant trellis_portable;
 #if defined(TAILORBIRD_X86)
 extern const Variant avx2, avx512;
-extern const TrellisVariant trellis_avx512;
+extern const TrellisVariant trellis_avx2, trellis_avx512;
 #elif defined(TAILORBIRD_ARM)
 extern const Variant neon, neon_dotprod;
 #endif
@@ -68,10 +68,11 @@ std::atomic<const Variant*>& current() {
   return chosen;
 }
 
-// Those of AVX-512, which have instructions for it; all others use plain C++.
+// Those that look bytes up in registers; all others use plain C++.
 const TrellisVariant& trellis_kernels() {
 #if defined(TAILORBIRD_X86)
   if (current().load() == &avx512) return trellis_avx512;
+  if (current().load() == &avx2) return trellis_avx2;
 #endif
   return trellis_portable;
 }
