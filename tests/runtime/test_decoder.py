@@ -9,10 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from tailorbird.fit.groups import minmax
+from tailorbird.fit.sweep import sweep
+from tailorbird.formats import PlaneSpec
+from tailorbird.formats.rows import FittedRows
 from tailorbird.kernels.native import extension
 from tailorbird.runtime import decoder
 from tailorbird.runtime.decoder import NativeDecoder, Settings, native_decoder
 from tailorbird.runtime.load import load
+from tailorbird.runtime.modules import pack_module
 
 FAMILIES = ["llama", "llama-tied", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3"]
 # Longer than the windows of the families that have one.
@@ -50,6 +55,26 @@ def test_rows_in_classes_are_looked_up_and_predicted(family: str, pack_family: A
     assert distance(native(model).start(64).push(IDS, len(IDS)), wanted) < 5e-3
     whole = native(model, Settings("int8", "bf16")).start(64).push(IDS, 1)
     assert distance(whole, wanted[-1:]) < 5e-2
+
+
+@pytest.mark.parametrize("groups", [(8, 8, 8), (8, 16, 8)])
+def test_a_large_head_is_predicted_slice_by_slice(groups: tuple[int, ...], pack_family: Any) -> None:
+    model = load(pack_family("llama"), activations="fp32")
+    module = model.module
+    width, rows = module.config.hidden_size, 10_001
+    # Runs of 1,500 rows: a slice has two or three of the classes, and tiles of theirs reach into the next one.
+    classes = (torch.arange(rows) // 1500 % 3).to(torch.uint8)
+    weight = torch.randn(rows, width, generator=torch.Generator().manual_seed(3))
+    forms = [PlaneSpec.uniform(bits, width, size) for bits, size in zip((1, 3, 6), groups, strict=True)]
+    fitted = [sweep(weight[classes == k], form, minmax) for k, form in enumerate(forms)]
+    module.lm_head, module.model.embed_tokens = torch.nn.Linear(width, rows), torch.nn.Embedding(rows, width)
+    for layer in (module.lm_head, module.model.embed_tokens):
+        pack_module(layer, FittedRows(classes, fitted).pack(), "fp32")
+    wanted = module(torch.tensor([IDS])).logits[0].detach()
+    assert distance(native(model).start(64).push(IDS, len(IDS)), wanted) < 5e-3
+    eight = native(model, Settings("int8", "bf16"))
+    assert distance(eight.start(64).push(IDS, 20), wanted[-20:]) < 5e-2
+    assert distance(eight.start(64).push(IDS, 1), wanted[-1:]) < 5e-2
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])

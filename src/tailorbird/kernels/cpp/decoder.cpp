@@ -15,8 +15,8 @@ constexpr size_t kQueries = 8;
 // Rows below which splitting small work over threads costs more than it saves.
 constexpr size_t kSplit = 4;
 
-// Logits that a thread puts in place at a time.
-constexpr size_t kScattered = 16384;
+// Bytes of the next part's weights that are fetched before they are wanted.
+constexpr size_t kAhead = 4096;
 
 void check(bool good, const char* what) {
   if (!good) throw std::invalid_argument(what);
@@ -59,6 +59,18 @@ void check_layer(const Layer& layer, size_t width, size_t ropes) {
   for (const Numbers* norm : {&layer.query_norm, &layer.key_norm})
     check(norm->empty() || norm->size() == static_cast<size_t>(layer.head_dim), "a head's norm has another width");
 }
+
+// Adds to a sum of seconds what passes until its end.
+class Timed {
+ public:
+  explicit Timed(double& seconds) : seconds_(seconds) {}
+  ~Timed() { seconds_ += std::chrono::duration<double>(Clock::now() - begun_).count(); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  double& seconds_;
+  const Clock::time_point begun_ = Clock::now();
+};
 
 }  // namespace
 
@@ -170,6 +182,12 @@ Decoder::Decoder(Shape shape, std::vector<Layer> layers, std::vector<Rope> ropes
     check(2 * static_cast<int64_t>(ropes_[layer.rope].frequency.size()) <= layer.head_dim,
           "more numbers turn than a head has");
   }
+  const std::vector<Linear>& parts = head_.parts();
+  for (const Linear& part : parts) {
+    const auto same = [&](const Linear& other) { return &other == &part || share(*other.matrix, *part.matrix); };
+    inputs_of_.push_back(std::find_if(parts.begin(), parts.end(), same) - parts.begin());
+  }
+  inputs_.resize(parts.size());
 }
 
 void Decoder::forward(const int64_t* tokens, size_t n, int64_t start, Cache& cache, size_t keep, float* logits,
@@ -294,20 +312,20 @@ void Decoder::residual(Step& step, const Numbers& weight, float* y) {
   });
 }
 
+void Decoder::prepare_all(Step& step, const Matrix& matrix, Rows x, size_t n, Inputs& inputs) {
+  reserve(matrix, n, step.mode, inputs);
+  if (n < kSplit) return prepare(matrix, x.data, x.stride, 0, n, step.mode, inputs);
+  step.pool.split(n, kSplit, [&](size_t begin, size_t end, size_t) {
+    prepare(matrix, x.data, x.stride, begin, end, step.mode, inputs);
+  });
+}
+
 // Several weights over the same inputs, which are prepared once where the weights' groups allow it.
 void Decoder::linear(Step& step, std::span<const Linear> linears, Rows x, size_t n, float* const* out) {
-  using Clock = std::chrono::steady_clock;
-  const auto begun = Clock::now();
+  const Timed timed(product_seconds_);
   for (size_t at = 0; at < linears.size();) {
     const Matrix& first = *linears[at].matrix;
-    reserve(first, n, step.mode, inputs_);
-    if (n < kSplit) {
-      prepare(first, x.data, x.stride, 0, n, step.mode, inputs_);
-    } else {
-      step.pool.split(n, kSplit, [&](size_t begin, size_t end, size_t) {
-        prepare(first, x.data, x.stride, begin, end, step.mode, inputs_);
-      });
-    }
+    prepare_all(step, first, x, n, inputs_[0]);
     size_t stop = at + 1, tiles = first.tiles();
     while (stop < linears.size() && share(first, *linears[stop].matrix)) tiles += linears[stop++].matrix->tiles();
     const size_t piece = std::max<size_t>(1, tiles / (4 * step.pool.size()));
@@ -316,37 +334,51 @@ void Decoder::linear(Step& step, std::span<const Linear> linears, Rows x, size_t
         const Matrix& matrix = *linears[i].matrix;
         const size_t low = std::max(begin, base), high = std::min(end, base + matrix.tiles());
         if (low < high)
-          multiply(matrix, inputs_, low - base, high - base, out[i], matrix.rows(), step.mode,
+          multiply(matrix, inputs_[0], low - base, high - base, out[i], matrix.rows(), step.mode,
                    step.pool.scratch(thread));
       }
     });
     at = stop;
   }
-  product_seconds_ += std::chrono::duration<double>(Clock::now() - begun).count();
   for (size_t i = 0; i < linears.size(); ++i) {
     const Numbers& bias = linears[i].bias;
     if (!bias.empty()) step.each_row(n, [&](size_t r) { add(out[i] + r * bias.size(), bias.data(), bias.size()); });
   }
 }
 
-// Logits (n, vocabulary) of the head's inputs x (n, width): those of every part of the head, put where its rows are.
+// Logits (n, vocabulary) of the head's inputs x (n, width). A head of several parts goes slice by slice, all parts of
+// a slice after each other in one thread: so no two threads write to the same lines of the logits, or wait in between.
 void Decoder::predict(Step& step, const float* x, size_t n, float* logits) {
   const Rows inputs{x, static_cast<size_t>(shape_.width)};
-  const size_t parts = head_.places().size();
-  if (parts == 0) return linear(step, head_.parts(), inputs, n, &logits);
-  std::vector<float*> outs(parts);
-  predicted_.resize(parts);
-  for (size_t k = 0; k < parts; ++k) {
-    grow(predicted_[k], n * head_.places()[k].size());
-    outs[k] = predicted_[k].data();
-  }
-  linear(step, head_.parts(), inputs, n, outs.data());
-  for (size_t k = 0; k < parts; ++k) {
+  if (head_.places().empty()) return linear(step, head_.parts(), inputs, n, &logits);
+  const Timed timed(product_seconds_);
+  for (size_t k = 0; k < inputs_of_.size(); ++k)
+    if (inputs_of_[k] == k) prepare_all(step, *head_.parts()[k].matrix, inputs, n, inputs_[k]);
+  predicted_.resize(step.pool.size());
+  for (Numbers& buffer : predicted_) grow(buffer, n * Table::kSlice);
+  step.pool.split(head_.slices(), 1, [&](size_t begin, size_t end, size_t thread) {
+    for (size_t slice = begin; slice < end; ++slice) predict_slice(step, slice, n, thread, logits);
+  });
+}
+
+void Decoder::predict_slice(Step& step, size_t slice, size_t n, size_t thread, float* logits) {
+  float* out = predicted_[thread].data();
+  for (size_t k = 0; k < head_.parts().size(); ++k) {
+    const auto& [matrix, bias] = head_.parts()[k];
     const std::vector<int32_t>& rows = head_.places()[k];
-    step.pool.split(rows.size(), kScattered, [&](size_t begin, size_t end, size_t) {
-      for (size_t i = 0; i < n; ++i)
-        for (size_t r = begin; r < end; ++r) logits[i * shape_.vocabulary + rows[r]] = outs[k][i * rows.size() + r];
-    });
+    if (k + 1 < head_.parts().size()) {
+      const Layout& next = head_.parts()[k + 1].matrix->layout();
+      const uint8_t* data = next.data + head_.first_tile(k + 1, slice) * next.tile_bytes;
+      for (size_t at = 0; at < kAhead; at += 64) __builtin_prefetch(data + at);
+    }
+    const size_t low = head_.first_tile(k, slice), high = head_.first_tile(k, slice + 1), first = low * kRows;
+    multiply(*matrix, inputs_[inputs_of_[k]], low, high, out - first, Table::kSlice, step.mode,
+             step.pool.scratch(thread));
+    for (size_t i = 0; i < n; ++i)
+      for (size_t r = first; r < std::min(high * kRows, rows.size()); ++r) {
+        const float logit = out[i * Table::kSlice + r - first];
+        logits[i * shape_.vocabulary + rows[r]] = bias.empty() ? logit : logit + bias[r];
+      }
   }
 }
 

@@ -96,7 +96,9 @@ class Decoder {
   void norm(Step& step, const Numbers& weight, const float* x, float* out, size_t n);
   void residual(Step& step, const Numbers& weight, float* y);
   void linear(Step& step, std::span<const Linear> linears, Rows x, size_t n, float* const* out);
+  void prepare_all(Step& step, const Matrix& matrix, Rows x, size_t n, Inputs& inputs);
   void predict(Step& step, const float* x, size_t n, float* logits);
+  void predict_slice(Step& step, size_t slice, size_t n, size_t thread, float* logits);
   size_t scratch(size_t n, Activations mode) const;
 
   Shape shape_;
@@ -105,11 +107,12 @@ class Decoder {
   Table embedding_;
   Numbers norm_;
   Table head_;
+  std::vector<size_t> inputs_of_;  // which inputs a part of the head takes: those of the first part that they serve
   std::mutex mutex_;  // of all below
-  Inputs inputs_;
+  std::vector<Inputs> inputs_;  // of the parts of the head; layers need the first
   double product_seconds_ = 0;
   Numbers hidden_, normed_, mixed_, attended_, wide_[3];
-  std::vector<Numbers> predicted_;  // of every part of the head: (n, its rows)
+  std::vector<Numbers> predicted_;  // of every thread: (n, rows of a slice), logits of one part of the head
   std::vector<Numbers> angles_;     // of every rotary table: (n, cosine and sine of half a head)
 };
 

@@ -31,9 +31,11 @@ struct Loops : Groups<V> {
 
   // --- few rows: weights straight from memory into the multiplication ---
 
+  // Where `V` expands two steps at once, a byte holds a code of each: sums of the second are 2**B times as large.
   template <int B, int M>
   static inline void dots(const uint8_t* p, size_t steps, const int8_t* const* x, I* out) {
-    constexpr int kChains = M == 1 ? 4 : M <= 3 ? 2 : 1;  // additions that do not wait for each other
+    constexpr int kTogether = V::template kTogether<B>;
+    constexpr int kChains = M == 1 ? 4 : M <= 3 ? 2 : kTogether;  // additions that do not wait for each other
     constexpr int kUnroll = 4;
     I sum[M][kChains];
     for (int m = 0; m < M; ++m)
@@ -42,11 +44,18 @@ struct Loops : Groups<V> {
     for (; s + kUnroll <= steps; s += kUnroll, p += kUnroll * 8 * B) {
       for (int line = 0; line < (kUnroll * 8 * B + 63) / 64; ++line) V::prefetch(p + kAhead + 64 * line);
 #pragma GCC unroll 4
-      for (int u = 0; u < kUnroll; ++u) {
-        const Codes codes = V::template expand<B>(p + u * 8 * B);
+      for (int u = 0; u < kUnroll; u += kTogether) {
+        Codes codes[kTogether];
+        if constexpr (kTogether == 2)
+          V::template expand_two<B>(p + u * 8 * B, codes);
+        else
+          codes[0] = V::template expand<B>(p + u * 8 * B);
+#pragma GCC unroll 2
+        for (int t = 0; t < kTogether; ++t)
 #pragma GCC unroll 8
-        for (int m = 0; m < M; ++m)
-          sum[m][u % kChains] = V::template dot<B>(sum[m][u % kChains], codes, x[m] + kColumns * (s + u));
+          for (int m = 0; m < M; ++m)
+            sum[m][(u + t) % kChains] =
+                V::template dot<B>(sum[m][(u + t) % kChains], codes[t], x[m] + kColumns * (s + u + t));
       }
     }
     for (; s < steps; ++s, p += 8 * B) {
@@ -54,13 +63,26 @@ struct Loops : Groups<V> {
       for (int m = 0; m < M; ++m) sum[m][0] = V::template dot<B>(sum[m][0], codes, x[m] + kColumns * s);
     }
     for (int m = 0; m < M; ++m) {
+      for (int c = kTogether; c < kChains; ++c) sum[m][c % kTogether] = V::iadd(sum[m][c % kTogether], sum[m][c]);
       out[m] = sum[m][0];
-      for (int c = 1; c < kChains; ++c) out[m] = V::iadd(out[m], sum[m][c]);
+      if constexpr (kTogether == 2) out[m] = V::iadd(out[m], V::template shift_right<B>(sum[m][1]));
     }
   }
 
-  template <int B, int M>
-  static void few_run(const Layout& m, const Run& run, const uint8_t* p, const View& x, F* total) {
+  // The kind of run that compressed weights mostly are. Where the compiler knows it, nothing is asked at every group.
+  template <int B>
+  static bool usual(const Run& run) {
+    return run.scale == Scale::byte && run.offset == (B == 1 ? Offset::none : Offset::integer);
+  }
+
+  template <int B, int M, bool Usual>
+  static void few_run(const Layout& m, const Run& stored, const uint8_t* p, const View& x, F* total) {
+    Run run = stored;
+    run.bits = B;
+    if constexpr (Usual) {
+      run.scale = Scale::byte;
+      run.offset = B == 1 ? Offset::none : Offset::integer;
+    }
     const uint8_t* units = p;
     p += unit_bytes(run);
     const size_t head = scale_bytes(run) + offset_bytes(run), body = m.steps * 8 * B, width = m.steps * kColumns;
@@ -93,10 +115,17 @@ struct Loops : Groups<V> {
 
   using RunFunction = void (*)(const Layout&, const Run&, const uint8_t*, const View&, F*);
 
+  template <int B, int M>
+  static void few_run_of(const Layout& m, const Run& run, const uint8_t* p, const View& x, F* total) {
+    if constexpr (M == 1)
+      if (usual<B>(run)) return few_run<B, M, true>(m, run, p, x, total);
+    few_run<B, M, false>(m, run, p, x, total);
+  }
+
   template <int M>
   static RunFunction few_function(int bits) {
-    static constexpr RunFunction table[] = {few_run<1, M>, few_run<2, M>, few_run<3, M>, few_run<4, M>,
-                                            few_run<5, M>, few_run<6, M>, few_run<7, M>, few_run<8, M>};
+    static constexpr RunFunction table[] = {few_run_of<1, M>, few_run_of<2, M>, few_run_of<3, M>, few_run_of<4, M>,
+                                            few_run_of<5, M>, few_run_of<6, M>, few_run_of<7, M>, few_run_of<8, M>};
     return table[bits - 1];
   }
 

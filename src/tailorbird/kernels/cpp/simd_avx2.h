@@ -10,6 +10,8 @@ namespace tailorbird {
 
 struct Avx2 {
   static constexpr int kRegisters = 16;
+  template <int B>
+  static constexpr int kTogether = 1;
   struct I { __m256i a, b; };
   struct F { __m256 a, b; };
   using Codes = I;

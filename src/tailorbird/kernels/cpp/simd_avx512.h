@@ -33,45 +33,62 @@ struct Avx512 {
   static inline void store_int(int32_t* p, I a) { _mm512_store_si512(p, a); }
   static inline void store(float* p, F a) { _mm512_storeu_ps(p, a); }
 
-  // Byte 7 - i of qword q is byte q * B + i: plane i of 8 codes, where the affine product wants row 7 - i.
+  // Steps that `dots` expands at once: with up to 4 bits two codes fit into a byte.
   template <int B>
+  static constexpr int kTogether = B <= 4 ? 2 : 1;
+
+  // Byte 7 - i of qword q is plane i of 8 codes, where the affine product wants row 7 - i: byte q * B + i of a step;
+  // the planes of a second step, 8 * B bytes on, follow those of the first.
+  template <int B, int T>
   struct Spread {
     alignas(64) uint8_t index[64];
     uint64_t mask;
     constexpr Spread() : index(), mask(0) {
       for (int q = 0; q < 8; ++q)
-        for (int i = 0; i < B; ++i) {
-          index[8 * q + 7 - i] = static_cast<uint8_t>(q * B + i);
+        for (int i = 0; i < B * T; ++i) {
+          index[8 * q + 7 - i] = static_cast<uint8_t>(i / B * 8 * B + q * B + i % B);
           mask |= uint64_t{1} << (8 * q + 7 - i);
         }
     }
   };
-  template <int B>
-  static constexpr Spread<B> spread{};
+  template <int B, int T>
+  static constexpr Spread<B, T> spread{};
 
   // One byte permutation puts the planes of 8 codes into a qword; the affine product of that 8 x 8 bit matrix with
-  // the unit vectors is its transpose: 8 codes.
-  template <int B>
+  // the unit vectors is its transpose: 8 codes, of T steps side by side in each byte.
+  template <int B, int T = 1>
   static inline Codes expand(const uint8_t* p) {
     __m512i data;
-    if constexpr (B <= 2)
+    if constexpr (B * T <= 2)
       data = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i*)p));
-    else if constexpr (B <= 4)
+    else if constexpr (B * T <= 4)
       data = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i*)p));
     else
       data = _mm512_loadu_si512(p);
-    const __m512i planes = _mm512_maskz_permutexvar_epi8(spread<B>.mask, _mm512_load_si512(spread<B>.index), data);
+    const auto& to = spread<B, T>;
+    const __m512i planes = _mm512_maskz_permutexvar_epi8(to.mask, _mm512_load_si512(to.index), data);
     const __m512i units = _mm512_set1_epi64(static_cast<int64_t>(0x8040201008040201ull));
     return _mm512_gf2p8affine_epi64_epi8(units, planes, 0);
   }
+  template <int B>
+  static inline void expand_two(const uint8_t* p, Codes* codes) {
+    const Codes both = expand<B, 2>(p);
+    codes[0] = _mm512_and_si512(both, _mm512_set1_epi8((1 << B) - 1));
+    codes[1] = _mm512_and_si512(both, _mm512_set1_epi8(static_cast<char>(((1 << B) - 1) << B)));
+  }
+  template <int N>
+  static inline I shift_right(I a) { return _mm512_srai_epi32(a, N); }
   static inline Codes load_codes(const uint8_t* p) { return _mm512_loadu_si512(p); }
   static inline void store_codes(uint8_t* p, Codes codes) { _mm512_storeu_si512(p, codes); }
 
+  // In assembly, because compilers load the four activations by an instruction of their own.
   template <int B>
   static inline I dot(I sum, Codes codes, const int8_t* x) {
-    int32_t four;
-    std::memcpy(&four, x, 4);
-    return _mm512_dpbusd_epi32(sum, codes, _mm512_set1_epi32(four));
+    struct Four {
+      int8_t x[4];
+    };
+    asm("vpdpbusd %1%{1to16%}, %2, %0" : "+v"(sum) : "m"(*reinterpret_cast<const Four*>(x)), "v"(codes));
+    return sum;
   }
   template <int C>
   static inline F column(Codes codes) {

@@ -11,6 +11,8 @@ namespace {  // compiled twice, with and without products of four bytes: the two
 
 struct Neon {
   static constexpr int kRegisters = 16;  // of 256 bits: 32 of 128
+  template <int B>
+  static constexpr int kTogether = 1;
   struct I { int32x4_t v[4]; };
   struct F { float32x4_t v[4]; };
   struct Codes { uint8x16_t v[4]; };  // row r, column c at byte 4 r + c

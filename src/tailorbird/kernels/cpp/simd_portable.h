@@ -9,6 +9,8 @@ namespace tailorbird {
 
 struct Portable {
   static constexpr int kRegisters = 16;
+  template <int B>
+  static constexpr int kTogether = 1;
   struct I { int32_t v[16]; };
   struct F { float v[16]; };
   struct Codes { alignas(16) uint8_t v[64]; };  // row r, column c at 4 r + c

@@ -10,6 +10,15 @@ void check(bool good) {
   if (!good) throw std::invalid_argument("the parts of a table don't fit together");
 }
 
+// A tile belongs to the slice of its first row.
+std::vector<uint32_t> first_tiles(const std::vector<int32_t>& rows, size_t slices) {
+  std::vector<uint32_t> first;
+  for (size_t row = 0; row < rows.size(); row += kRows)
+    while (first.size() <= rows[row] / Table::kSlice) first.push_back(static_cast<uint32_t>(row / kRows));
+  first.resize(slices + 1, static_cast<uint32_t>((rows.size() + kRows - 1) / kRows));
+  return first;
+}
+
 }  // namespace
 
 bool fits(const Linear& linear, size_t rows, size_t cols) {
@@ -30,10 +39,11 @@ Table::Table(std::vector<Linear> parts, std::vector<std::vector<int32_t>> rows)
     check(rows_[k].size() == parts_[k].matrix->rows());
     for (uint32_t i = 0; i < rows_[k].size(); ++i) {
       const int32_t row = rows_[k][i];
-      check(row >= 0 && static_cast<size_t>(row) < size_ && !seen[row]);
+      check(row >= 0 && static_cast<size_t>(row) < size_ && !seen[row] && (i == 0 || row > rows_[k][i - 1]));
       seen[row] = true;
       found_[row] = {k, i};
     }
+    tiles_.push_back(first_tiles(rows_[k], slices()));
   }
 }
 
