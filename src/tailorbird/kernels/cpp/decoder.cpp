@@ -15,6 +15,12 @@ constexpr size_t kQueries = 8;
 // Rows below which splitting small work over threads costs more than it saves.
 constexpr size_t kSplit = 4;
 
+// Tiles that a thread takes at a time, at most.
+constexpr size_t kPiece = 256;
+
+// Bytes that a thread fetches while it waits for a product.
+constexpr size_t kExpected = 64 * 1024;
+
 // Bytes of the next part's weights that are fetched before they are wanted.
 constexpr size_t kAhead = 4096;
 
@@ -60,6 +66,13 @@ void check_layer(const Layer& layer, size_t width, size_t ropes) {
     check(norm->empty() || norm->size() == static_cast<size_t>(layer.head_dim), "a head's norm has another width");
 }
 
+// Tiles that a thread takes at a time: few enough that none waits long for the last piece of another.
+size_t piece_of(size_t tiles, size_t threads) { return std::clamp<size_t>(tiles / (4 * threads), 1, kPiece); }
+
+const uint8_t* tile_of(const Matrix& matrix, size_t tile) {
+  return matrix.layout().data + tile * matrix.layout().tile_bytes;
+}
+
 // Adds to a sum of seconds what passes until its end.
 class Timed {
  public:
@@ -73,66 +86,6 @@ class Timed {
 };
 
 }  // namespace
-
-// --- Cache --------------------------------------------------------------------------------------------------------
-
-Cache::Cache(const std::vector<Layer>& layers, int64_t capacity, bool int8) : capacity_(capacity) {
-  check(capacity > 0, "a cache needs room for a position");
-  for (const Layer& layer : layers) {
-    Entry entry{layer.kv_heads, layer.head_dim, {}, {}};
-    const size_t places = layer.kv_heads * capacity;
-    for (Side* side : {&entry.keys, &entry.values}) {
-      if (int8) {
-        side->int8.resize(places * layer.head_dim);
-        side->scales.resize(places);
-      } else {
-        side->bf16.resize(places * layer.head_dim);
-      }
-    }
-    entries_.push_back(std::move(entry));
-  }
-}
-
-int64_t Cache::nbytes() const {
-  size_t total = 0;
-  for (const Entry& entry : entries_)
-    for (const Side* side : {&entry.keys, &entry.values})
-      total += side->bf16.size() * 2 + side->int8.size() + side->scales.size() * 4;
-  return static_cast<int64_t>(total);
-}
-
-bool Cache::fits(const std::vector<Layer>& layers) const {
-  bool same = layers.size() == entries_.size();
-  for (size_t i = 0; same && i < layers.size(); ++i)
-    same = layers[i].kv_heads == entries_[i].heads && layers[i].head_dim == entries_[i].dim;
-  return same;
-}
-
-void Cache::Side::put(int64_t at, const float* x, int64_t dim) {
-  if (!int8.empty())
-    scales[at] = to_int8(x, dim, int8.data() + at * dim);
-  else
-    for (int64_t d = 0; d < dim; ++d) bf16[at * dim + d] = to_bf16(x[d]);
-}
-
-Stored Cache::Side::stored(int64_t at, int64_t dim) const {
-  if (int8.empty()) return {bf16.data() + at * dim, nullptr, nullptr};
-  return {nullptr, int8.data() + at * dim, scales.data() + at};
-}
-
-void Cache::put(size_t layer, int64_t head, int64_t position, const float* key, const float* value) {
-  Entry& entry = entries_[layer];
-  entry.keys.put(head * capacity_ + position, key, entry.dim);
-  entry.values.put(head * capacity_ + position, value, entry.dim);
-}
-
-void Cache::read(size_t layer, int64_t head, Head& out) const {
-  const Entry& entry = entries_[layer];
-  out.keys = entry.keys.stored(head * capacity_, entry.dim);
-  out.values = entry.values.stored(head * capacity_, entry.dim);
-}
-
-// --- Decoder ------------------------------------------------------------------------------------------------------
 
 // What one call of `forward` works on. Projections are seen as rows of `stride` numbers, fused or not.
 struct Decoder::Step {
@@ -208,6 +161,7 @@ void Decoder::forward(const int64_t* tokens, size_t n, int64_t start, Cache& cac
     mlp_layer(step, layer);
   }
   if (keep == 0) return;
+  expect(step, layers_[0].qkv);
   norm(step, norm_, hidden_.data() + (n - keep) * width, normed_.data(), keep);
   predict(step, normed_.data(), keep, logits);
   if (shape_.logit_cap > 0)
@@ -220,11 +174,13 @@ void Decoder::attend_layer(Step& step, size_t index) {
   const size_t q = layer.heads * layer.head_dim, kv = layer.kv_heads * layer.head_dim;
   const size_t rows[3] = {q, kv, kv};
   step.lay_out(layer.qkv, rows, 3, wide_);
+  expect(step, {&layer.output, 1});
   linear(step, layer.qkv, {normed_.data(), static_cast<size_t>(shape_.width)}, step.n, step.projected);
   step.each_row(step.n, [&](size_t i) { place(step, index, i); });
   grow(attended_, step.n * q);
   attend_heads(step, index);
   float* out = mixed_.data();
+  expect(step, layer.gate_up);
   linear(step, {&layer.output, 1}, {attended_.data(), q}, step.n, &out);
   residual(step, layer.after_attention, out);
 }
@@ -234,11 +190,13 @@ void Decoder::mlp_layer(Step& step, size_t index) {
   norm(step, layer.before_mlp, hidden_.data(), normed_.data(), step.n);
   const size_t inner = layer.down.matrix->cols(), rows[2] = {inner, inner};
   step.lay_out(layer.gate_up, rows, 2, wide_);
+  expect(step, {&layer.down, 1});
   linear(step, layer.gate_up, {normed_.data(), static_cast<size_t>(shape_.width)}, step.n, step.projected);
   step.each_row(step.n, [&](size_t i) {
     gated(step.projected[0] + i * step.stride[0], step.projected[1] + i * step.stride[1], inner, layer.gate);
   });
   float* out = mixed_.data();
+  expect(step, index + 1 < layers_.size() ? layers_[index + 1].qkv : head_.parts());
   linear(step, {&layer.down, 1}, {step.projected[0], step.stride[0]}, step.n, &out);
   residual(step, layer.after_mlp, out);
 }
@@ -312,6 +270,19 @@ void Decoder::residual(Step& step, const Numbers& weight, float* y) {
   });
 }
 
+// Has the threads that wait fetch what they will read first of the next product, while this one is brought to an end.
+void Decoder::expect(Step& step, std::span<const Linear> next) {
+  size_t tiles = 0;
+  for (const Linear& linear : next) tiles += linear.matrix->tiles();
+  for (size_t thread = 1; thread < step.pool.size(); ++thread) {
+    size_t tile = thread * piece_of(tiles, step.pool.size()), at = 0;
+    while (at < next.size() && tile >= next[at].matrix->tiles()) tile -= next[at++].matrix->tiles();
+    if (at == next.size()) return;
+    const size_t left = (next[at].matrix->tiles() - tile) * next[at].matrix->layout().tile_bytes;
+    step.pool.expect(thread, {tile_of(*next[at].matrix, tile), std::min(left, kExpected)});
+  }
+}
+
 void Decoder::prepare_all(Step& step, const Matrix& matrix, Rows x, size_t n, Inputs& inputs) {
   reserve(matrix, n, step.mode, inputs);
   if (n < kSplit) return prepare(matrix, x.data, x.stride, 0, n, step.mode, inputs);
@@ -328,8 +299,7 @@ void Decoder::linear(Step& step, std::span<const Linear> linears, Rows x, size_t
     prepare_all(step, first, x, n, inputs_[0]);
     size_t stop = at + 1, tiles = first.tiles();
     while (stop < linears.size() && share(first, *linears[stop].matrix)) tiles += linears[stop++].matrix->tiles();
-    const size_t piece = std::max<size_t>(1, tiles / (4 * step.pool.size()));
-    step.pool.split(tiles, piece, [&](size_t begin, size_t end, size_t thread) {
+    step.pool.split(tiles, piece_of(tiles, step.pool.size()), [&](size_t begin, size_t end, size_t thread) {
       for (size_t i = at, base = 0; i < stop; base += linears[i++].matrix->tiles()) {
         const Matrix& matrix = *linears[i].matrix;
         const size_t low = std::max(begin, base), high = std::min(end, base + matrix.tiles());
@@ -367,8 +337,7 @@ void Decoder::predict_slice(Step& step, size_t slice, size_t n, size_t thread, f
     const auto& [matrix, bias] = head_.parts()[k];
     const std::vector<int32_t>& rows = head_.places()[k];
     if (k + 1 < head_.parts().size()) {
-      const Layout& next = head_.parts()[k + 1].matrix->layout();
-      const uint8_t* data = next.data + head_.first_tile(k + 1, slice) * next.tile_bytes;
+      const uint8_t* data = tile_of(*head_.parts()[k + 1].matrix, head_.first_tile(k + 1, slice));
       for (size_t at = 0; at < kAhead; at += 64) __builtin_prefetch(data + at);
     }
     const size_t low = head_.first_tile(k, slice), high = head_.first_tile(k, slice + 1), first = low * kRows;

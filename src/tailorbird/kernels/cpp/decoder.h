@@ -96,6 +96,7 @@ class Decoder {
   void norm(Step& step, const Numbers& weight, const float* x, float* out, size_t n);
   void residual(Step& step, const Numbers& weight, float* y);
   void linear(Step& step, std::span<const Linear> linears, Rows x, size_t n, float* const* out);
+  void expect(Step& step, std::span<const Linear> next);
   void prepare_all(Step& step, const Matrix& matrix, Rows x, size_t n, Inputs& inputs);
   void predict(Step& step, const float* x, size_t n, float* logits);
   void predict_slice(Step& step, size_t slice, size_t n, size_t thread, float* logits);

@@ -13,7 +13,8 @@
 namespace tailorbird {
 namespace {
 
-constexpr int kSpins = 2000;  // some 20 to 50 microseconds
+constexpr int kSpins = 2000;      // some 20 to 50 microseconds
+constexpr size_t kFetched = 512;  // bytes between two looks at what there is to do
 
 inline void relax() {
 #if defined(__x86_64__)
@@ -89,7 +90,7 @@ void Pool::set_threads(size_t threads) {
   s.pool = nullptr;
 }
 
-Pool::Pool(size_t threads) : scratch_(threads) {
+Pool::Pool(size_t threads) : scratch_(threads), ahead_(threads) {
   try {
     for (size_t i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
   } catch (const std::system_error&) {
@@ -121,11 +122,20 @@ void Pool::reserve(size_t bytes) {
 void Pool::work(size_t thread) {
   inside = true;
   for (uint32_t seen = 0;;) {
+    fetch(thread, seen);
     seen = changed(section_, seen);
     if (stop_) return;
     task_(context_, thread);
     if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) busy_.notify_one();
   }
+}
+
+// Until section `seen` is over. Addresses that are out of date do no harm: nothing is read.
+void Pool::fetch(size_t thread, uint32_t seen) const {
+  const uint8_t* data = ahead_[thread].data.load(std::memory_order_relaxed);
+  const size_t bytes = ahead_[thread].bytes.load(std::memory_order_relaxed);
+  for (size_t at = 0; at < bytes && section_.load(std::memory_order_relaxed) == seen; at += kFetched)
+    for (size_t line = 0; line < kFetched; line += 64) __builtin_prefetch(data + at + line);
 }
 
 void Pool::run(void (*task)(void*, size_t), void* context) {

@@ -48,18 +48,28 @@ class Pool {
     run([](void* context, size_t thread) { (*static_cast<std::remove_reference_t<F>*>(context))(thread); }, &f);
   }
 
-  // f(begin, end, thread) over 0..count in pieces of `piece`, taken by whoever is free.
+  // f(begin, end, thread) over 0..count in pieces of `piece`: thread t takes piece t, and whoever is free the rest.
   template <class F>
   void split(size_t count, size_t piece, F&& f) {
     if (count <= piece || workers_.empty()) {
       if (count) f(size_t{0}, count, size_t{0});
       return;
     }
-    std::atomic<size_t> next{0};
+    std::atomic<size_t> next{size() * piece};
     each([&](size_t thread) {
-      for (size_t begin; (begin = next.fetch_add(piece, std::memory_order_relaxed)) < count;)
+      for (size_t begin = thread * piece; begin < count; begin = next.fetch_add(piece, std::memory_order_relaxed))
         f(begin, begin + piece < count ? begin + piece : count, thread);
     });
+  }
+
+  // What a thread will read first in one of the next parallel sections: it fetches that into its cache while it waits.
+  struct Ahead {
+    const uint8_t* data = nullptr;
+    size_t bytes = 0;
+  };
+  void expect(size_t thread, Ahead what) {
+    ahead_[thread].data.store(what.data, std::memory_order_relaxed);
+    ahead_[thread].bytes.store(what.bytes, std::memory_order_relaxed);
   }
 
   // Inside a parallel section: waits until every thread of the pool has come here.
@@ -72,11 +82,17 @@ class Pool {
  private:
   explicit Pool(size_t threads);
   void work(size_t thread);
+  void fetch(size_t thread, uint32_t seen) const;
 
   struct Free {
     void operator()(void* p) const;
   };
+  struct alignas(64) Wanted {
+    std::atomic<const uint8_t*> data{nullptr};
+    std::atomic<size_t> bytes{0};
+  };
   std::vector<std::unique_ptr<void, Free>> scratch_;
+  std::vector<Wanted> ahead_;
   size_t scratch_bytes_ = 0;
   std::vector<std::thread> workers_;
   void (*task_)(void*, size_t) = nullptr;
