@@ -3,9 +3,9 @@
     python benchmarks/formats.py
 
 The error is trace(dW H dW^T) / trace(W H W^T), H the Gram matrix of a layer's inputs on calibration text. Methods are
-the ones users name; `ggml` types are fitted by our sweep. Three rows are studies of formats that are not built: ternary
-codes, five to a byte; and on normal numbers, without any H, a trellis as QTIP has it (arXiv 2406.11235), with a table
-of 2**L normal quantiles and a Viterbi search. Rows go to benchmarks/results/formats.json; a table is printed.
+the ones users name; `ggml` types are fitted by our sweep. Some rows are studies of what is not built: ternary codes,
+five to a byte; and on normal numbers, without any H, a trellis as QTIP has it (arXiv 2406.11235), with a table of 2**L
+normal quantiles and a Viterbi search. Rows go to benchmarks/results/formats.json; a table is printed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tailorbird.fit.descent import Schedule, code_rows
 from tailorbird.fit.ggml import fit_ggml
 from tailorbird.fit.groups import minmax
 from tailorbird.fit.hessian import damped
-from tailorbird.formats import PlaneSpec, Spec, SumSpec
+from tailorbird.formats import PlaneSpec, Spec, SumSpec, TrellisSpec
 from tailorbird.formats.ggml import TYPES, decode
 from tailorbird.formats.grid import Units
 from tailorbird.kernels.matrix import PackedMatrix
@@ -38,6 +38,7 @@ from tailorbird.kernels.native import extension
 from tailorbird.measure.statistics import Stats
 from tailorbird.methods import find
 from tailorbird.methods.planes import Planes
+from tailorbird.methods.trellis import Trellis
 
 RESULTS = Path(__file__).parent / "results" / "formats.json"
 MODEL = "demo:gemma-270m"
@@ -49,7 +50,10 @@ RUNS: list[tuple[str, int, dict[str, Any]]] = [
     *((method, bits, {}) for bits in (1, 2, 3, 4) for method in ("gptq", "slim-llm", "planes")),
     ("planes", 2, {"free": False, "mix": False}), ("planes", 2, {"mix": False}), ("planes", 3, {"mix": False}),
     ("planes", 2, {"group_size": 16}), ("rtn", 4, {}), ("nf4", 4, {}),
+    *(("trellis", bits, {}) for bits in (1, 2, 3, 4)), ("trellis", 2, {"mix": False}), ("trellis", 2, {"beam": 64}),
+    ("trellis", 2, {"beam": 16}), ("trellis", 2, {"group_size": 128}),
 ]  # fmt: skip
+MEMORY, SECONDS = 1 << 27, 8.0
 PLANES = {"1.5 planes": (1, 2), "2.5 planes": (2, 3)}
 Row = dict[str, Any]
 
@@ -116,12 +120,14 @@ def layer(weight: Tensor, gram: Tensor, only: str, only_bits: int) -> list[Row]:
     stats, rows = Stats(gram, inputs, len(inputs)), []
     stats.factor(0.01)
     part = Part("w", (weight.shape[0], weight.shape[1]), "mlp")
-    for name, bits, options in [run for run in RUNS if not only or run[:2] == (only, only_bits)]:
+    for name, bits, options in [run for run in RUNS if not only or (run[0] == only and only_bits in (0, run[1]))]:
         method, start = find(name).from_options(options), time.perf_counter()
         spec = method.decide(weight.clone(), stats, method.spec(part, bits))
         packed = method.fit(weight.clone(), stats, spec).pack()
         title = " ".join([name, *(f"{key}={value}" for key, value in options.items())])
         rows.append(row(title, packed.nbytes, weight, packed.dequantize(), gram) | {"seconds": since(start)})
+    if only in ("", "trellis") and not only_bits:
+        rows += [between(halves, weight, stats, gram) for halves in (3, 5, 7)]
     if only:
         return rows
     for title, counts in PLANES.items():
@@ -143,6 +149,15 @@ def unequal(title: str, counts: tuple[int, int], weight: Tensor, stats: Stats, g
     spec = SumSpec.free(tuple(counts[0] if g in first else counts[1] for g in range(len(losses))), size)
     packed = method.fit(weight.clone(), stats, spec).pack()
     return row(f"free planes, {title}", packed.nbytes, weight, packed.dequantize(), gram)
+
+
+def between(halves: int, weight: Tensor, stats: Stats, gram: Tensor) -> Row:
+    """A trellis of half bits, which no number of bits asks for."""
+    method, start = Trellis(), time.perf_counter()
+    spec = method.decide(weight.clone(), stats, TrellisSpec.uniform(halves, weight.shape[1], 64))
+    packed = method.fit(weight.clone(), stats, spec).pack()
+    named = row(f"trellis, {halves / 2} bits", packed.nbytes, weight, packed.dequantize(), gram)
+    return named | {"seconds": since(start)}
 
 
 @dataclass(frozen=True)
@@ -233,21 +248,54 @@ def trellis(x: Tensor, bits: int, size: int) -> Tensor:
     return torch.stack([*values, table[state[:, 0]]][::-1], 1)
 
 
-def products(cols: int = 640, rows: int = 2048) -> list[Row]:
-    """Milliseconds of a product with one row of activations, the weight in the cache, one thread; the best of many."""
+def products() -> list[Row]:
+    """Milliseconds of a product with one row of activations; the fastest of many passes, formats in turn.
+
+    A small weight stays in the cache, for one thread. Of large ones there are as many copies as take 128 MB, which two
+    threads read one after the other.
+    """
     found: list[Row] = []
-    extension().set_threads(1)  # type: ignore[union-attr]
-    specs: list[Spec] = [PlaneSpec.uniform(bits, cols, 64) for bits in (1, 2, 3)]
-    for spec in [*specs, SumSpec.free((2,) * (cols // 128), 128), SumSpec.free((3,) * (cols // 128), 128)]:
-        arrays = {name: torch.ones_like(array, device="cpu") for name, array in spec.plan(rows).arrays.items()}
-        matrix, x, best = spec.plan(rows).with_arrays(arrays).lay_out(PackedMatrix), torch.ones(1, cols), 1.0
-        for _ in range(300):
-            start = time.perf_counter()
-            matrix.matmul(x)
-            best = min(best, time.perf_counter() - start)
-        found.append({"format": spec.label, "shape": [rows, cols], "milliseconds": round(1e3 * best, 4)})
-        print(f"{found[-1]['milliseconds']:8.4f} ms  {spec.label}", flush=True)
+    for shape, threads, copied, kinds in SHAPES:
+        extension().set_threads(threads)  # type: ignore[union-attr]
+        copies = {spec: laid_out(spec, shape[0], copied) for spec in kinds(shape[1])}
+        best, x, end = dict.fromkeys(copies, 1.0), torch.ones(1, shape[1]), time.perf_counter() + SECONDS
+        while time.perf_counter() < end:
+            for spec, matrices in copies.items():
+                start = time.perf_counter()
+                for matrix in matrices:
+                    matrix.matmul(x)
+                best[spec] = min(best[spec], (time.perf_counter() - start) / len(matrices))
+        for spec, seconds in best.items():
+            milliseconds = round(1e3 * seconds, 4)
+            found.append({"format": spec.label, "shape": list(shape), "threads": threads, "milliseconds": milliseconds})
+            print(f"{milliseconds:8.4f} ms  {shape}  {spec.label}", flush=True)
     return found
+
+
+def laid_out(spec: Spec, rows: int, copied: bool) -> list[Any]:
+    """A weight for the kernels, or as many copies as take `MEMORY`."""
+    planned = spec.plan(rows)
+    weight = planned.with_arrays({name: torch.ones_like(a, device="cpu") for name, a in planned.arrays.items()})
+    return [weight.lay_out(PackedMatrix) for _ in range(max(1, MEMORY // planned.nbytes) if copied else 1)]
+
+
+def cached(cols: int) -> list[Spec]:
+    """Formats of a weight that stays in the cache."""
+    free: list[Spec] = [SumSpec.free((count,) * (cols // 128), 128) for count in (2, 3)]
+    return [*(PlaneSpec.uniform(bits, cols, 64) for bits in (1, 2, 3)), *free, *trellis_specs(cols)]
+
+
+def streamed(cols: int) -> list[Spec]:
+    """Formats of one that does not."""
+    return [*(PlaneSpec.uniform(bits, cols, 64) for bits in (1, 2, 3, 4)), *trellis_specs(cols)]
+
+
+def trellis_specs(cols: int) -> list[Spec]:
+    """All rates."""
+    return [TrellisSpec.uniform(halves, cols, 64) for halves in range(2, 9)]
+
+
+SHAPES = [((2048, 640), 1, False, cached), ((4096, 4096), 2, True, streamed), ((262144, 640), 2, True, streamed)]
 
 
 def row(title: str, nbytes: int, weight: Tensor, got: Tensor, gram: Tensor) -> Row:
@@ -271,7 +319,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--products", action="store_true", help="only time products, beside the rows there are")
     parser.add_argument("--method", default="", help="only the rows of this method, beside those there are")
-    parser.add_argument("--bits", type=int, default=0, help="with --method: the bits asked for")
+    parser.add_argument("--bits", type=int, default=0, help="with --method: the bits asked for; 0: all")
     parser.add_argument("--out", type=Path, default=RESULTS)
     return parser.parse_args()
 

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 import tailorbird.artifact.verify as verifying
-from tailorbird.formats import LevelSpec, PlaneSpec, SumSpec
+from tailorbird.formats import LevelSpec, PlaneSpec, SumSpec, TrellisSpec
 from tailorbird.method import Method
 from tailorbird.methods import methods
 from tailorbird.methods.billm import BiLLM
 from tailorbird.methods.gptq import GPTQ
 from tailorbird.methods.nf4 import NF4
+from tailorbird.methods.trellis import Trellis
 from tailorbird.pipeline import compress, prepare
 from tailorbird.plan import Plan
 
@@ -45,11 +46,12 @@ class Mixed(Method):
 
     name, title, paper = "mixed", "for tests", "none"
     needs = frozenset({"gram"})
-    kinds = frozenset({PlaneSpec.kind, SumSpec.kind, LevelSpec.kind})
+    kinds = frozenset({PlaneSpec.kind, SumSpec.kind, LevelSpec.kind, TrellisSpec.kind})
 
     def fit(self, weight: Any, stats: Any, spec: Any) -> Any:
         """By the method that has this kind."""
-        kind = {PlaneSpec.kind: GPTQ, SumSpec.kind: BiLLM, LevelSpec.kind: NF4}[spec.kind]
+        fitters = {PlaneSpec.kind: GPTQ, SumSpec.kind: BiLLM, LevelSpec.kind: NF4, TrellisSpec.kind: Trellis}
+        kind = fitters[spec.kind]
         return kind().fit(weight, stats, spec)
 
 
@@ -69,6 +71,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             sums = BiLLM(group_size=32, shift=number % 2 == 0).spec(Plan.from_json(plan).parts[number], 1).to_json()
             levels = LevelSpec(3 + number % 3, cols // 16, 16, "normal", ("u8", "fp16")[number % 2]).to_json()
             stands = entry["role"] in ("embedding", "head")
-            entry["format"] = (levels, entry["format"] if stands else sums, entry["format"])[number % 3]
+            paths = TrellisSpec((3 + number % 3,) * (cols // 16), 16, ("u8", "fp16")[number % 2]).to_json()
+            entry["format"] = (levels, entry["format"] if stands else sums, entry["format"], paths)[number % 4]
         compress(folder / "model", folder / "out", plan=Plan.from_json(plan), data=text, samples=8, length=32)
     yield folder / "out"

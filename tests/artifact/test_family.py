@@ -17,14 +17,15 @@ from tailorbird.artifact.export import export
 from tailorbird.artifact.targets import find
 from tailorbird.artifact.verify import verify
 from tailorbird.errors import ArtifactError, UsageError
-from tailorbird.formats import LevelCodes, PlaneSum
+from tailorbird.formats import LevelCodes, PlaneSum, TrellisCodes
 from tailorbird.kernels.native import available
 from tailorbird.runtime.load import load
 
 
 def test_it_has_every_kind(family: Path) -> None:
     kinds = Counter(spec.kind for spec in Artifact.open(family).plan.specs.values())
-    assert set(kinds) == {"planes", "sum", "levels", "rows"} and min(kinds[k] for k in ("planes", "sum", "levels")) >= 2
+    own = ("planes", "sum", "levels", "trellis")
+    assert set(kinds) == {*own, "rows"} and min(kinds[k] for k in own) >= 2
     verify(family)
 
 
@@ -43,7 +44,7 @@ def test_it_runs_packed(family: Path) -> None:
         one, other = packed.module(ids).logits, dense.module(ids).logits
     assert float((one - other).norm() / other.norm()) < 1e-4
     kinds = {type(m.packed): m.native is not None for m in packed.module.modules() if hasattr(m, "packed")}
-    assert kinds[PlaneSum] == available() and not kinds[LevelCodes]
+    assert kinds[PlaneSum] == kinds[TrellisCodes] == available() and not kinds[LevelCodes]
     state = packed.module.state_dict()
     packed.module.load_state_dict(state)
     with torch.no_grad():

@@ -17,6 +17,7 @@
 #include "bits.h"
 #include "kernels.h"
 #include "pool.h"
+#include "trellis_search.h"
 
 using namespace tailorbird;
 
@@ -187,6 +188,55 @@ void one() {
   if (pick(0, 9) == 0) Pool::set_threads(pick(1, 4));
 }
 
+void one_trellis() {
+  const bool sane = pick(0, 1), byte = pick(0, 1);
+  const size_t rows = pick(1, 40), groups = pick(1, 5);
+  TrellisSource s;
+  s.rows = rows;
+  s.group_size = kUnit * pick(1, 9);
+  size_t width = 0;
+  for (size_t g = 0; g < groups; ++g) {
+    s.halves.push_back(static_cast<uint8_t>(pick(2, kMaxHalves)));
+    width += s.group_size / kUnit * s.halves.back();
+  }
+  const auto tables = bytes((kMaxHalves + 1) * kTable), stream = bytes(rows * width), row_scales = halves(rows, sane);
+  const size_t size = rows * groups;
+  const auto scales = byte ? bytes(size) : halves(size, sane);
+  s.tables.assign(tables.get(), tables.get() + (kMaxHalves + 1) * kTable);
+  s.stream = stream.get();
+  s.scales = scales.get();
+  s.row_scales = byte ? row_scales.get() : nullptr;
+  const Matrix matrix(s);
+  const auto again = array<uint8_t>(rows * width), scales_again = array<uint8_t>(byte ? size : 2 * size);
+  const auto units_again = array<uint8_t>(2 * rows);
+  matrix.unpack({again.get(), scales_again.get(), byte ? units_again.get() : nullptr});
+  if (std::memcmp(again.get(), stream.get(), rows * width)) fail("streams come back");
+  if (std::memcmp(scales_again.get(), scales.get(), byte ? size : 2 * size)) fail("scales of a trellis come back");
+  check_products(matrix, sane);
+}
+
+// Any weights and factors: nothing but memory is looked at.
+void one_search() {
+  const size_t rows = pick(1, 5), groups = pick(1, 4), size = kUnit * pick(1, 5), cols = groups * size;
+  std::vector<uint8_t> count;
+  size_t width = 0;
+  for (size_t g = 0; g < groups; ++g) {
+    count.push_back(static_cast<uint8_t>(pick(2, kMaxHalves)));
+    width += size / kUnit * count.back();
+  }
+  const auto numbers = [](size_t n) {
+    auto out = array<float>(n);
+    for (size_t i = 0; i < n; ++i) out[i] = static_cast<float>(static_cast<int32_t>(engine())) * 0x1p-31f;
+    return out;
+  };
+  const auto values = numbers((kMaxHalves + 1) << kTrellisState), weight = numbers(rows * cols);
+  const auto scale = numbers(rows * groups), upper = numbers(cols * cols);
+  if (pick(0, 3) == 0) weight[pick(0, rows * cols - 1)] = __builtin_nanf("");
+  const auto stream = array<uint8_t>(rows * width);
+  search_rows({rows, cols, size, pick(1, pick(0, 3) ? 20 : kMaxBeam), count.data(), values.get(), weight.get(),
+               scale.get(), upper.get(), width, stream.get()});
+}
+
 }  // namespace
 
 int main(int count, char** words) {
@@ -196,7 +246,8 @@ int main(int count, char** words) {
   for (const char* name : variants()) std::printf("%s ", name);
   for (int i = 0; i < cases; ++i) {
     digest = 0xCBF29CE484222325;
-    one();
+    i % 4 ? one() : one_trellis();
+    if (i % 4 == 0) one_search();
     std::printf("\n%016llx", static_cast<unsigned long long>(digest));
   }
   std::printf("\n%d cases\n", cases);

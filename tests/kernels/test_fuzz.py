@@ -20,9 +20,11 @@ COMPILER = shutil.which(os.environ.get("CXX", "c++"))
 CROSS, QEMU = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
 FLAGS = ["-std=c++20", "-ffp-contract=off", "-w", "-pthread", f"-I{CPP}"]
 SANITIZERS = ["-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]  # -O0: every read and write
-SOURCES: dict[str, list[str]] = {"kernels": [], "matrix": [], "pool": [], "variant_portable": []}
-AVX512 = [f"-mavx512{kind}" for kind in ("f", "bw", "vl", "dq", "vbmi", "vnni")]
-X86 = {"variant_avx2": ["-mavx2", "-mf16c"], "variant_avx512": [*AVX512, "-mgfni", "-mf16c"]}
+PLAIN = ("kernels", "matrix", "pool", "trellis", "trellis_portable", "trellis_search", "variant_portable")
+SOURCES: dict[str, list[str]] = {name: [] for name in PLAIN}
+AVX512 = [*(f"-mavx512{kind}" for kind in ("f", "bw", "vl", "dq", "vbmi", "vnni")), "-mgfni", "-mf16c"]
+AVX2 = ["-mavx2", "-mf16c"]
+X86 = {"variant_avx2": AVX2, "trellis_avx2": AVX2, "variant_avx512": AVX512, "trellis_avx512": AVX512}
 ARM = {"variant_neon": ["-march=armv8-a"], "variant_neon_dotprod": ["-march=armv8.2-a+dotprod"]}
 VARIANTS = {"x86_64": X86, "AMD64": X86, "aarch64": ARM, "arm64": ARM}
 

@@ -32,6 +32,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "billm": {},
     "pb-llm": {},
     "nf4": {},
+    "trellis": {"beam": 4},
 }
 SMALL = {"samples": 8, "length": 32}
 

@@ -15,6 +15,8 @@ from tailorbird.artifact.verify import verify
 from tailorbird.formats import RowSpec
 from tailorbird.pipeline import compress, prepare
 from tailorbird.plan import Plan
+from tailorbird.runtime.decoder import Settings, native_decoder
+from tailorbird.runtime.load import load
 
 SMALL: dict[str, Any] = {"samples": 8, "length": 32, "method": "gptq"}
 
@@ -38,6 +40,24 @@ def test_they_have_bits_by_what_they_are_worth(model_of: Any, text: Path, tmp_pa
     packed = Model.open(artifact)
     for part in packed.parts:
         assert torch.equal(packed.read_rows(part, 5, 70), artifact.planes(part.name).dequantize()[5:70])
+
+
+@pytest.mark.usefixtures("here")
+def test_classes_of_a_trellis_run(model_of: Any, text: Path, tmp_path: Path) -> None:
+    options = SMALL | {"method": "trellis", "options": {"beam": 8}}
+    folder = compress(model_of("llama"), tmp_path / "a", budget="6bits", data=text, **options).artifact.folder
+    artifact = Artifact.open(folder)
+    forms = [spec.formats if isinstance(spec, RowSpec) else (spec,) for spec in artifact.plan.specs.values()]
+    assert any(len(one) > 1 and "trellis" in {form.kind for form in one} for one in forms)
+    packed, dense = load(folder, activations="fp32"), load(folder, dense=True)
+    ids = torch.arange(20)
+    with torch.no_grad():
+        wanted = dense.module(ids[None]).logits[0]
+        assert float((packed.module(ids[None]).logits[0] - wanted).norm() / wanted.norm()) < 1e-4
+    decoder = native_decoder(packed.module, Settings("fp32", "bf16"))
+    assert decoder is not None
+    logits = decoder.start(32).push(ids.tolist(), 20)
+    assert float((logits - wanted).norm() / wanted.norm()) < 5e-3
 
 
 @pytest.mark.usefixtures("here")

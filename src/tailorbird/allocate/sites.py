@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from tailorbird.allocate.rules import Rules
 from tailorbird.allocate.solve import Array, Choice
 from tailorbird.anatomy.part import Part
-from tailorbird.formats import PlaneSpec, Spec
+from tailorbird.formats import Spec, between, widths
 from tailorbird.formats.spec import MAX_BITS
 
 SpecOf = Callable[[Part, int], Spec]
@@ -83,8 +83,7 @@ def interpolated(losses: Mapping[int, float], spec: Spec, by_rows: bool = False)
             that losses fall by the same factor with every part of a bit.
     """
     top = max(losses)
-    widths = spec.bits if isinstance(spec, PlaneSpec) else (round(spec.mean_bits),)
-    found = [_at(losses, bits, top) for bits in widths]
+    found = [_at(losses, bits, top) for bits in widths(spec)]
     if by_rows and min(found) > 0:
         return math.exp(sum(map(math.log, found)) / len(found))
     return sum(found) / len(found)
@@ -102,10 +101,9 @@ def _stepped(part: Part, whole: list[Spec], rules: Rules) -> list[Spec]:
     are the last groups: in a sweep nothing after them can make up for their errors."""
     found = whole[:1]
     for low, high in itertools.pairwise(whole):
-        if isinstance(low, PlaneSpec) and isinstance(high, PlaneSpec) and replace(low, bits=high.bits) == high:
-            groups = len(low.bits)
-            cuts = sorted({groups * step // STEPS for step in range(1, STEPS)} - {0, groups}, reverse=True)
-            mixed = [replace(low, bits=low.bits[:cut] + high.bits[cut:]) for cut in cuts]
-            found += [spec for spec in mixed if rules.allows(part, spec)]
+        groups = low.cols // getattr(low, "group_size", low.cols)
+        cuts = sorted({groups * step // STEPS for step in range(1, STEPS)} - {0, groups}, reverse=True)
+        mixed = [between(low, high, cut) for cut in cuts]
+        found += [spec for spec in mixed if spec is not None and rules.allows(part, spec)]
         found.append(high)
     return found

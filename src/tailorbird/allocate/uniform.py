@@ -14,7 +14,7 @@ from dataclasses import replace
 from tailorbird.allocate.rules import FREE, Rules
 from tailorbird.anatomy.part import Part
 from tailorbird.errors import BudgetError
-from tailorbird.formats import PlaneSpec, Spec
+from tailorbird.formats import PlaneSpec, Spec, between
 from tailorbird.formats.spec import MAX_BITS
 
 SpecOf = Callable[[Part, int], Spec]
@@ -85,8 +85,13 @@ def _raised(
         if spec_of(unit[0], bits) != now:
             yield [(part, spec_of(part, bits)) for part in unit]
             break
-    if by_groups and len(unit) == 1 and top < MAX_BITS and isinstance(now, PlaneSpec):
-        for keep in range(1, len(now.bits)):
-            mixed = replace(now, bits=now.bits[:keep] + tuple(bits + 1 for bits in now.bits[keep:]))
-            if rules.allows(unit[0], mixed):
+    if by_groups and len(unit) == 1 and top < MAX_BITS:
+        for keep in range(1, now.cols // getattr(now, "group_size", now.cols)):
+            mixed = between(now, _wider(now, spec_of(unit[0], top + 1)), keep)
+            if mixed is not None and rules.allows(unit[0], mixed):
                 yield [(unit[0], mixed)]
+
+
+def _wider(now: Spec, above: Spec) -> Spec:
+    """A bit more for every group."""
+    return replace(now, bits=tuple(bits + 1 for bits in now.bits)) if isinstance(now, PlaneSpec) else above

@@ -2,12 +2,13 @@
 added up."""
 
 from tailorbird.formats.bitplanes import BitPlanes
-from tailorbird.formats.family import affine, bit_planes, plane_spec, spec_from_json
+from tailorbird.formats.family import affine, between, bit_planes, plane_spec, spec_from_json, widths
 from tailorbird.formats.levels import LevelCodes, LevelSpec
 from tailorbird.formats.packed import Fit, PackedWeight, Spec
 from tailorbird.formats.rows import RowSpec
 from tailorbird.formats.spec import PlaneSpec
 from tailorbird.formats.sums import PlaneSum, SumSpec, Term
+from tailorbird.formats.trellis import TrellisCodes, TrellisSpec
 
 __all__ = [
     "BitPlanes",
@@ -21,8 +22,12 @@ __all__ = [
     "Spec",
     "SumSpec",
     "Term",
+    "TrellisCodes",
+    "TrellisSpec",
     "affine",
+    "between",
     "bit_planes",
     "plane_spec",
     "spec_from_json",
+    "widths",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from tailorbird.errors import UsageError
@@ -12,6 +13,7 @@ from tailorbird.formats.packed import PackedWeight, Spec
 from tailorbird.formats.rows import RowSpec, entries
 from tailorbird.formats.spec import PlaneSpec
 from tailorbird.formats.sums import SumSpec
+from tailorbird.formats.trellis import TrellisSpec
 
 _ELSE = "take --to hf, which carries any format, or solve the plan anew with --target"
 
@@ -48,7 +50,7 @@ class _Rows:
         return RowSpec(tuple(rows for rows, _ in classes), tuple(spec_from_json(form, cols) for _, form in classes))
 
 
-KINDS: dict[str, Kind] = {spec.kind: spec for spec in (PlaneSpec, SumSpec, LevelSpec)}
+KINDS: dict[str, Kind] = {spec.kind: spec for spec in (PlaneSpec, SumSpec, LevelSpec, TrellisSpec)}
 KINDS[RowSpec.kind] = _Rows()
 
 
@@ -64,6 +66,26 @@ def spec_from_json(data: Mapping[str, Any], cols: int) -> Spec:
 def groups_in(data: Mapping[str, Any], cols: int) -> int:
     """Groups of a row that a format from outside asks for."""
     return _kind(data).groups_in(data, cols)
+
+
+def between(low: Spec, high: Spec, cut: int) -> Spec | None:
+    """A format with the bits of `low` in its first `cut` groups and those of `high` in the others; None where the two
+    differ in more than their bits, or have none by group."""
+    for kind, name in ((PlaneSpec, "bits"), (TrellisSpec, "halves")):
+        if isinstance(low, kind) and isinstance(high, kind):
+            ours, theirs = getattr(low, name), getattr(high, name)
+            same = replace(low, **{name: theirs}) == high
+            return replace(low, **{name: ours[:cut] + theirs[cut:]}) if same else None
+    return None
+
+
+def widths(spec: Spec) -> tuple[int, ...]:
+    """Whole bits that stand for a format's: of each group, of half a bit the numbers on either side, or their mean."""
+    if isinstance(spec, PlaneSpec):
+        return spec.bits
+    if isinstance(spec, TrellisSpec):
+        return tuple(bits for halves in spec.halves for bits in (halves // 2, (halves + 1) // 2))
+    return (round(spec.mean_bits),)
 
 
 def plane_spec(spec: Spec) -> PlaneSpec:

@@ -16,7 +16,7 @@ from tailorbird.allocate.rows import by_rows, fit_rows, ranked
 from tailorbird.anatomy import Part
 from tailorbird.artifact.layout import Segment
 from tailorbird.artifact.manifest import weight_digest
-from tailorbird.formats import Fit, PackedWeight, PlaneSpec, RowSpec, Spec
+from tailorbird.formats import Fit, PackedWeight, PlaneSpec, RowSpec, Spec, TrellisSpec
 from tailorbird.measure.block import Block
 from tailorbird.measure.rows import predicted, read
 from tailorbird.measure.statistics import Stats
@@ -180,7 +180,7 @@ def _decide(job: Prepared, part: Part, weight: Tensor, stats: Stats, planned: Sp
 def _fixed(job: Prepared, part: Part, spec: Spec) -> bool:
     """The format stays as planned. A plan given by hand keeps bits written group by group; one number leaves the inner
     choice to the method."""
-    return (job.given and isinstance(spec, PlaneSpec) and spec.mixed) or job.rules.tied(part)
+    return (job.given and isinstance(spec, PlaneSpec | TrellisSpec) and spec.mixed) or job.rules.tied(part)
 
 
 def _fitted(job: Prepared, part: Part, stats: Stats, weight: Tensor, planned: Spec) -> Fit:

@@ -23,7 +23,7 @@ from tailorbird.budget import Budget
 from tailorbird.checkpoint import Checkpoint, open_checkpoint
 from tailorbird.errors import BudgetError, ModelError, UsageError
 from tailorbird.files import json_bytes, read_json
-from tailorbird.formats import PlaneSpec, Spec
+from tailorbird.formats import PlaneSpec, Spec, TrellisSpec
 from tailorbird.methods import Method, find
 from tailorbird.plan import Plan
 from tailorbird.runtime.costs import cache_bytes
@@ -239,6 +239,8 @@ def plan_bytes(plan: Plan) -> int:
 
 
 def _longest(spec: Spec) -> dict[str, Any]:
+    if isinstance(spec, TrellisSpec):
+        return spec.to_json() | {"half_bits": "0" * len(spec.halves)}
     return spec.to_json() | ({"bits": "0" * len(spec.bits)} if isinstance(spec, PlaneSpec) else {})
 
 

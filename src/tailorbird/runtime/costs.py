@@ -8,7 +8,7 @@ from typing import Any
 
 from tailorbird.anatomy import Part
 from tailorbird.errors import DataError, ModelError
-from tailorbird.formats import PlaneSpec, Spec
+from tailorbird.formats import Spec, widths
 from tailorbird.runtime.decoder import Cached
 from tailorbird.runtime.profile import Profile
 
@@ -37,8 +37,8 @@ class Milliseconds:
         """Milliseconds a token; nothing for an embedding that is only looked up."""
         if part.role == "embedding" and not part.tied:
             return 0.0
-        widths = spec.bits if isinstance(spec, PlaneSpec) else (round(spec.mean_bits),)
-        return part.uses * sum(self._product(part, bits) for bits in widths) / len(widths)
+        found = widths(spec)
+        return part.uses * sum(self._product(part, bits) for bits in found) / len(found)
 
     def _product(self, part: Part, bits: int) -> float:
         known = self.table.get(bits) or self.table[min(self.table, key=lambda other: (abs(other - bits), -other))]

@@ -263,4 +263,5 @@ NB_MODULE(_native, m) {
     return Pool::threads();
   });
   bind_decoder(m);
+  bind_trellis(m);
 }

@@ -13,5 +13,6 @@ namespace tailorbird {
 Activations mode_of(const std::string& name);
 
 void bind_decoder(nanobind::module_& m);
+void bind_trellis(nanobind::module_& m);
 
 }  // namespace tailorbird

@@ -14,8 +14,10 @@
 namespace tailorbird {
 
 extern const Variant portable;
+extern const TrellisVariant trellis_portable;
 #if defined(TAILORBIRD_X86)
 extern const Variant avx2, avx512;
+extern const TrellisVariant trellis_avx2, trellis_avx512;
 #elif defined(TAILORBIRD_ARM)
 extern const Variant neon, neon_dotprod;
 #endif
@@ -64,6 +66,15 @@ const std::vector<const Variant*>& all() {
 std::atomic<const Variant*>& current() {
   static std::atomic<const Variant*> chosen{all().front()};
   return chosen;
+}
+
+// Those that look bytes up in registers; all others use plain C++.
+const TrellisVariant& trellis_kernels() {
+#if defined(TAILORBIRD_X86)
+  if (current().load() == &avx512) return trellis_avx512;
+  if (current().load() == &avx2) return trellis_avx2;
+#endif
+  return trellis_portable;
 }
 
 View view(const Inputs& in) {
@@ -202,6 +213,8 @@ void prepare(const Matrix& matrix, const float* x, size_t x_stride, size_t begin
 }
 
 size_t scratch_bytes(const Matrix& matrix, size_t n, Activations mode) {
+  if (matrix.layout().trellis)
+    return mode == Activations::fp32 || n > kFew ? trellis_kernels().scratch(matrix.layout(), n) : 0;
   return mode == Activations::int8 && n > kFew ? current().load()->many_scratch(matrix.layout(), n) : 0;
 }
 
@@ -209,6 +222,12 @@ void multiply(const Matrix& matrix, const Inputs& in, size_t begin, size_t end, 
               Activations mode, void* scratch) {
   const Variant& v = *current().load();
   const Layout& m = matrix.layout();
+  if (m.trellis) {
+    const TrellisVariant& t = trellis_kernels();
+    if (mode == Activations::fp32) return t.exact(m, view(in), begin, end, out, out_stride, scratch);
+    if (in.rows > kFew) return t.many(m, view(in), begin, end, out, out_stride, scratch);
+    return t.few(m, view(in), begin, end, out, out_stride);
+  }
   if (mode == Activations::fp32)
     v.exact(m, view(in), begin, end, out, out_stride);
   else if (in.rows > kFew)
@@ -235,6 +254,7 @@ void matmul(const Matrix& matrix, const float* x, size_t n, float* out, Activati
 
 void gather_row(const Matrix& matrix, size_t id, float* out) {
   const Layout& m = matrix.layout();
+  if (m.trellis) return gather_trellis(m, id, out);
   const uint8_t* tile = m.data + id / kRows * m.tile_bytes;
   std::memset(out, 0, m.cols * sizeof(float));
   for (size_t r = 0; r < m.run_count; ++r) gather_run(m, m.runs[r], tile + m.runs[r].begin, id % kRows, out);

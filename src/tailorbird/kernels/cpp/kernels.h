@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "layout.h"
+#include "trellis.h"
 
 namespace tailorbird {
 
@@ -38,12 +39,27 @@ struct Target {
   std::vector<int32_t> scale_index;
 };
 
+// The canonical arrays of a weight that is paths through a trellis; all rows first.
+struct TrellisSource {
+  size_t rows = 0, group_size = 0;
+  std::vector<uint8_t> halves;          // of every group
+  std::vector<uint8_t> tables;          // kTable bytes for every number of halves up to kMaxHalves
+  const uint8_t* stream = nullptr;      // a row has as many bytes as its bits fill
+  const uint8_t* scales = nullptr;      // bytes, or halves where there are no row scales
+  const uint8_t* row_scales = nullptr;  // half (rows,)
+};
+
+struct TrellisTarget {
+  uint8_t *stream, *scales, *row_scales;  // row_scales may be null
+};
+
 // A packed weight, laid out for the kernels. It never changes once it is made, so threads may share it.
 class Matrix {
  public:
   // `order`: stored column k is column order[k] of the weight; empty if they are the same.
   // Throws std::invalid_argument for what can't be held, std::bad_alloc.
   Matrix(size_t rows, size_t group_size, size_t groups, const std::vector<Source>& runs, std::vector<int32_t> order);
+  explicit Matrix(const TrellisSource& source);
   ~Matrix();
   Matrix(const Matrix&) = delete;
   Matrix& operator=(const Matrix&) = delete;
@@ -56,8 +72,11 @@ class Matrix {
 
   // The arrays a run was made of, bit for bit. `target.zero_width` and `scale_index` as in its source.
   void unpack(size_t run, const Target& target) const;
+  void unpack(const TrellisTarget& target) const;
 
  private:
+  void shape(size_t rows, size_t group_size, size_t groups);
+  void allocate();
   void add(const Source& source, std::vector<bool>& seen);
   void fill(const std::vector<Source>& sources);
 
@@ -65,6 +84,8 @@ class Matrix {
   std::vector<Run> runs_;
   std::vector<std::vector<int32_t>> groups_;
   std::vector<int32_t> order_;
+  std::vector<uint8_t> halves_, tables_;
+  Trellis trellis_{};
   uint8_t* data_ = nullptr;
 };
 
@@ -92,6 +113,7 @@ void gather(const Matrix& matrix, const int64_t* ids, size_t n, float* out);
 
 // One of these rows, without the pool.
 void gather_row(const Matrix& matrix, size_t id, float* out);
+void gather_trellis(const Layout& m, size_t id, float* out);
 
 // --- Pieces, for a caller that holds the pool (`Pool::acquire`) and runs its own parallel sections. ------------
 

@@ -37,11 +37,14 @@ struct Run {
   const int32_t* groups;  // column groups, in the order in which they are stored
 };
 
+struct Trellis;
+
 struct Layout {
   size_t rows, cols, group_size, groups, steps, tiles, tile_bytes, run_count;
   const Run* runs;
   const int32_t* order;  // stored column k is column order[k] of the weight; null if they are the same
   const uint8_t* data;   // tiles, 64-byte aligned
+  const Trellis* trellis;  // null: runs; else there are none, see trellis.h
 };
 
 static inline size_t scale_width(const Run& run) { return run.scale == Scale::half ? 2 : 1; }

@@ -99,22 +99,19 @@ void Matrix::add(const Source& source, std::vector<bool>& seen) {
   runs_.push_back(run);
 }
 
-Matrix::Matrix(size_t rows, size_t group_size, size_t groups, const std::vector<Source>& runs,
-               std::vector<int32_t> order)
-    : order_(std::move(order)) {
+void Matrix::shape(size_t rows, size_t group_size, size_t groups) {
   if (!rows || !group_size || !groups) throw std::invalid_argument("a matrix needs rows, groups and columns");
   if (group_size > kMaxGroup) throw std::invalid_argument("a group has at most 32768 columns");
   if (groups > kMaxColumns / group_size || rows > size_t{1} << 32) throw std::invalid_argument("too large");
-  if (runs.empty()) throw std::invalid_argument("a matrix needs at least one run");
   layout_.rows = rows;
   layout_.cols = group_size * groups;
   layout_.group_size = group_size;
   layout_.groups = groups;
   layout_.steps = (group_size + kColumns - 1) / kColumns;
   layout_.tiles = (rows + kRows - 1) / kRows;
-  check_order(order_, cols());
-  std::vector<bool> seen(groups);
-  for (const Source& source : runs) add(source, seen);
+}
+
+void Matrix::allocate() {
   if (tiles() > (SIZE_MAX / 4) / layout_.tile_bytes) throw std::invalid_argument("too large");
   // Huge pages where they fill at least one: the weights are a stream, and every small page of it is a look-up.
   const size_t align = nbytes() >= kHuge ? kHuge : 64, whole = (nbytes() + align - 1) / align * align;
@@ -123,10 +120,21 @@ Matrix::Matrix(size_t rows, size_t group_size, size_t groups, const std::vector<
 #if defined(__linux__)
   if (align == kHuge) madvise(data_, whole, MADV_HUGEPAGE);
 #endif
+  layout_.data = data_;
+}
+
+Matrix::Matrix(size_t rows, size_t group_size, size_t groups, const std::vector<Source>& runs,
+               std::vector<int32_t> order)
+    : order_(std::move(order)) {
+  shape(rows, group_size, groups);
+  if (runs.empty()) throw std::invalid_argument("a matrix needs at least one run");
+  check_order(order_, cols());
+  std::vector<bool> seen(groups);
+  for (const Source& source : runs) add(source, seen);
+  allocate();
   layout_.runs = runs_.data();
   layout_.run_count = runs_.size();
   layout_.order = order_.empty() ? nullptr : order_.data();
-  layout_.data = data_;
   try {
     fill(runs);
   } catch (...) {

@@ -70,7 +70,7 @@ static inline int32_t round_rest(const float* x, size_t n, float inverse, int8_t
   return sum;
 }
 
-static void quantize_row(const float* x, size_t group_size, size_t groups, Rounded main, Rounded rest) {
+[[maybe_unused]] static void quantize_row(const float* x, size_t group_size, size_t groups, Rounded main, Rounded rest) {
   const size_t width = (group_size + kColumns - 1) / kColumns * kColumns;
   const float bound = kWide * root_mean_square(x, group_size * groups);
   std::memset(rest.codes, 0, groups * width);
