@@ -38,6 +38,8 @@ T = TypeVar("T")
 UNLIMITED = 1e12
 # Tokens that masked models are compared on.
 MASKED = 64
+# Windows in which words are foretold, to learn what the rows of a head are worth.
+OUTPUTS = 4
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def measured_table(
     """
     make_folder(folder)
     sites = Sites.of(job.model.parts, job.spec, job.rules)
-    options, worth = formats(job.model.parts, job.spec), worth_of(job, windows.estimate)
+    options, worth = formats(job.model.parts, job.spec), worth_of(job, windows.others)
     rounding = Rounding(job.method, worth)
 
     def estimate() -> Losses:
@@ -155,14 +157,14 @@ def measured_table(
 
 
 def worth_of(job: Prepared, windows: Tensor) -> dict[str, Tensor]:
-    """What the rows of embedding and head are worth on some windows, float32 (rows,) by part name; none where they will
-    all have the same bits."""
+    """What the rows of embedding and head are worth, float32 (rows,) by part name: as inputs in all of some windows, as
+    outputs in the first of them. None where all rows will have the same bits."""
     if not job.by_rows:
         return {}
-    seen = Stats(inputs=hidden(job.model, windows).flatten(0, 1))
+    seen = Stats(inputs=hidden(job.model, windows[:OUTPUTS]).flatten(0, 1))
     found = {}
     for part in filter(outside, job.model.parts):
-        worth = importance(job, part, job.model.weight(part), seen, [windows])
+        worth = importance(job, part, job.model.weight(part), seen, windows)
         job.model.drop(part.name)
         if worth is not None:
             found[part.name] = worth

@@ -19,14 +19,25 @@ BATCH = 4
 # Tokens that losses are estimated on, and that they are checked on.
 ESTIMATE = 2048
 HELD_BACK = 1024
+# Tokens of the text in which words are counted, where rows have bits by what they are worth: counting costs next to
+# nothing, and a few windows hold few of a vocabulary's words.
+COUNTED = 2**19
+NONE = torch.empty(0, 0, dtype=torch.int64)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Batches that run through the model together, and the digest of them all."""
+    """What a job is calibrated on.
+
+    Attributes:
+        batches: what runs through the model together.
+        digest: of all of it.
+        counted: token ids in which words are counted, int64 (windows, length); none where nobody asks.
+    """
 
     batches: Sequence[Tensor]
     digest: str
+    counted: Tensor
 
 
 @dataclass(frozen=True)
@@ -36,10 +47,13 @@ class Windows:
     Attributes:
         estimate: what losses are estimated on.
         held_back: what they are checked on; the method is not fitted to it, where the text is long enough.
+        others: all other windows, `COUNTED` tokens at most: rows must not be given bits by the text that says what
+            bits are worth.
     """
 
     estimate: Tensor
     held_back: Tensor
+    others: Tensor
 
 
 def weighing(job: Prepared, data: str | Path | None, samples: int, length: int, seed: int) -> Windows:
@@ -50,9 +64,20 @@ def weighing(job: Prepared, data: str | Path | None, samples: int, length: int, 
         data, samples, length, seed: as for `calibration`.
     """
     assert job.checkpoint is not None
+    first, last, more = _shares(samples, length)
+    ids = calibration_windows(Tokenizer.of(job.checkpoint), documents(data), length, _wanted(job, last, length), seed)
+    others = torch.cat([ids[first : last - more], ids[last:]])
+    return Windows(ids[:first], ids[:last][-more:], others if len(others) else ids[:first])
+
+
+def _shares(samples: int, length: int) -> tuple[int, int, int]:
+    """Windows to estimate on, windows up to the last held back, and how many are."""
     first, more = max(1, ESTIMATE // length), max(1, HELD_BACK // length)
-    ids = calibration_windows(Tokenizer.of(job.checkpoint), documents(data), length, max(samples, first) + more, seed)
-    return Windows(ids[:first], ids[-more:])
+    return first, max(samples, first) + more, more
+
+
+def _wanted(job: Prepared, least: int, length: int) -> int:
+    return max(least, COUNTED // length) if job.by_rows else least
 
 
 def calibration(
@@ -64,30 +89,32 @@ def calibration(
         DataError: the data is of the wrong kind, or missing for a module from memory.
     """
     if not job.method.calibrated:
-        return Calibration([], "none")
+        return Calibration([], "none", NONE)
     if job.checkpoint is None:
         if data is None or isinstance(data, str | Path) or not all(isinstance(batch, Tensor) for batch in data):
             raise DataError(
                 f"method {job.method.name!r} on a module needs its input batches",
                 hint="pass data=[tensor, ...] or use method='rtn'",
             )
-        return _digested([batch.float() if batch.is_floating_point() else batch for batch in data])
+        return _digested([batch.float() if batch.is_floating_point() else batch for batch in data], NONE)
     if data is not None and not isinstance(data, str | Path):
         raise DataError(
             "a language model is calibrated on text",
             hint="pass a file name, or nothing for the packaged text",
         )
     tokenizer = Tokenizer.of(job.checkpoint)
-    ids = calibration_windows(tokenizer, documents(data), length, samples, seed)
-    return _digested(list(torch.split(ids, BATCH)))
+    _, last, more = _shares(samples, length)
+    ids = calibration_windows(tokenizer, documents(data), length, _wanted(job, samples, length), seed)
+    counted = torch.cat([ids[: last - more], ids[last:]]) if job.by_rows else NONE
+    return _digested(list(torch.split(ids[:samples], BATCH)), counted)
 
 
-def _digested(batches: Sequence[Tensor]) -> Calibration:
+def _digested(batches: Sequence[Tensor], counted: Tensor) -> Calibration:
     digest = hashlib.sha256()
-    for batch in batches:
+    for batch in [*batches, *([counted] if len(counted) else [])]:
         digest.update(repr((batch.dtype, tuple(batch.shape))).encode())
         digest.update(raw_bytes(batch))
-    return Calibration(batches, digest.hexdigest())
+    return Calibration(batches, digest.hexdigest(), counted)
 
 
 def original_rows(job: Prepared, data: Calibration) -> Callable[[Tensor], Tensor]:

@@ -25,7 +25,7 @@ from tailorbird.pipeline.allocation import measured_table
 from tailorbird.pipeline.calibration import Calibration, Windows, calibration, original_rows, weighing
 from tailorbird.pipeline.memory import give_back, keep_little
 from tailorbird.pipeline.pieces import fit_piece
-from tailorbird.pipeline.prepare import Prepared, prepare
+from tailorbird.pipeline.prepare import Prepared, fitted_first, prepare
 from tailorbird.pipeline.progress import Progress, silent
 from tailorbird.pipeline.refine import refined
 from tailorbird.pipeline.turn import learned
@@ -190,8 +190,10 @@ def _run(
             with progress.stage("measure", clock):
                 stream.aim(piece.block)
         if not partial.done(piece):
-            seen = stream or (_behind(job, data, partial, progress, clock) if measured and _tied(piece) else None)
-            fitted = fit_piece(job, piece, seen, seed, progress, clock, data.batches)
+            seen = stream or (
+                _behind(job, data, partial, progress, clock) if measured and fitted_first(piece) else None
+            )
+            fitted = fit_piece(job, piece, seen, seed, progress, clock, data.counted)
             planes = fitted.planes
             with progress.stage("pack", clock):
                 partial.write(piece, planes, fitted.kept, fitted.facts)
@@ -209,15 +211,10 @@ def _run(
     return weights
 
 
-def _tied(piece: Segment) -> bool:
-    """It is read in front of the blocks and behind them."""
-    return any(part.role == "embedding" and part.tied for part in piece.parts)
-
-
 def _in_turn(job: Prepared) -> list[Segment]:
     """The pieces as they are fitted: a tied embedding first, so that the blocks make up for what it loses as they do
     for each other's errors."""
-    return sorted(job.pieces, key=lambda piece: not (_tied(piece) and job.method.needs))
+    return sorted(job.pieces, key=lambda piece: not (fitted_first(piece) and job.method.needs))
 
 
 def _behind(job: Prepared, data: Calibration, partial: Partial, progress: Progress, clock: dict[str, float]) -> Stream:

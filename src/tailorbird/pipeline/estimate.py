@@ -16,13 +16,14 @@ from torch import Tensor
 
 from tailorbird.anatomy import Part
 from tailorbird.formats import Spec
+from tailorbird.kernels import dense
 from tailorbird.measure.block import Block
 from tailorbird.measure.states import SPILL_BYTES
 from tailorbird.measure.statistics import SAMPLE, Stats
 from tailorbird.method import Method
 from tailorbird.pipeline.allocation import MASKED
 from tailorbird.pipeline.calibration import ESTIMATE, HELD_BACK
-from tailorbird.pipeline.prepare import Prepared
+from tailorbird.pipeline.prepare import Prepared, fitted_first
 from tailorbird.pipeline.turn import ROWS, TOKENS
 from tailorbird.plan import Plan
 from tailorbird.score.losses import TOP
@@ -76,6 +77,7 @@ def smallest(job: Prepared) -> Prepared:
     return replace(job, plan=Plan(job.plan.method, job.plan.options, job.plan.parts, specs))
 
 
+@dense.fast()
 def estimate(job: Prepared, tokens: int, evaluated: int = 0, batches: int = 1) -> Estimate:
     """Seconds and bytes of memory of a job on this machine; takes a second or two itself.
 
@@ -110,8 +112,9 @@ def _learning(job: Prepared, inner: list[Part], tokens: int, rate: float) -> flo
 
 
 def _measuring(job: Prepared, inner: list[Part], tokens: int, rate: float) -> float:
-    """Two forward passes of every block, three with the uncompressed model's, and the products of the Gram matrices."""
-    runs = 2 + ("reference" in job.method.needs)
+    """Two forward passes of every block, three with the uncompressed model's, half a one before a tied embedding; and
+    the products of the Gram matrices."""
+    runs = 2 + ("reference" in job.method.needs) + 0.5 * any(map(fitted_first, job.pieces))
     products = runs * 2.0 * tokens * sum(part.numel * part.uses for part in inner) / FORWARD
     if "gram" in job.method.needs:
         products += 2.0 * tokens * sum(cols**2 for _, cols in _inputs(job.plan.parts))
@@ -132,6 +135,7 @@ def _scoring(job: Prepared, inner: list[Part], rate: float) -> float:
         products = 2.0 * ESTIMATE * ((3 + TOP) * blocks + 3 * head) + 2.0 * HELD_BACK * (roles + 3) * (
             blocks + 2 * head
         )
+        products += 2.0 * ESTIMATE * (blocks + head) * job.by_rows
     return products / (FORWARD * rate) + TOP * blocks / ROUNDING
 
 

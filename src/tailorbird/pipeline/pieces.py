@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -53,9 +53,9 @@ def fit_piece(
     seed: int,
     progress: Progress,
     clock: dict[str, float],
-    tokens: Sequence[Tensor] = (),
+    tokens: Tensor | None = None,
 ) -> FittedPiece:
-    """Fit the parts of a piece; `seed` is the job's, `tokens` are the ids of the calibration text."""
+    """Fit the parts of a piece; `seed` is the job's, in `tokens`, the ids of a text, words are counted."""
     with progress.stage("measure", clock):
         stats = statistics(job, piece, stream)
     found = FittedPiece({}, {name: job.kept[name] for name in piece.kept}, {})
@@ -158,7 +158,7 @@ def _some(job: Prepared, part: Part, stats: Stats) -> Stats:
     return stats
 
 
-def _fit(job: Prepared, part: Part, weight: Tensor, stats: Stats, tokens: Sequence[Tensor]) -> Fit:
+def _fit(job: Prepared, part: Part, weight: Tensor, stats: Stats, tokens: Tensor | None) -> Fit:
     """A part by itself; rows of an embedding or a head in classes, where that is wanted."""
     planned = job.plan.specs[part.name]
     by_worth = isinstance(planned, RowSpec) or (job.method.rows and not _fixed(job, part, planned))
@@ -210,14 +210,14 @@ def _pack(
         found.facts[part.name]["claimed_bits"] = claimed
 
 
-def importance(job: Prepared, part: Part, weight: Tensor, stats: Stats, tokens: Sequence[Tensor]) -> Tensor | None:
+def importance(job: Prepared, part: Part, weight: Tensor, stats: Stats, tokens: Tensor | None) -> Tensor | None:
     """What each row of an embedding or a head is worth; None for other parts, and without calibration text."""
     head, embedding = job.model.anatomy.head, job.model.anatomy.embedding
     found = []
     if head and head in (part.name, *part.tied) and stats.inputs is not None:
         cap = float(job.model.config.get("final_logit_softcapping") or 0)
         found.append(predicted(weight, stats.inputs, cap))
-    if embedding and embedding in (part.name, *part.tied) and len(tokens):
+    if embedding and embedding in (part.name, *part.tied) and tokens is not None and len(tokens):
         found.append(read(tokens, part.shape[0]))
     return torch.stack(found).sum(0) if found else None
 

@@ -197,6 +197,11 @@ def prepare(
     return ready
 
 
+def fitted_first(piece: Segment) -> bool:
+    """What of a tied embedding is fitted before the blocks, where the method is calibrated."""
+    return any(part.role == "embedding" and part.tied for part in piece.parts)
+
+
 def size(part: Part, spec: Spec) -> int:
     """Bytes of a part in a format."""
     return spec.plan(part.shape[0]).nbytes
