@@ -41,8 +41,9 @@ SMALL = {"samples": 8, "length": 32}
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_written_is_planned(model_of: Any, text: Path, tmp_path: Path, family: str, method: str) -> None:
-    # Formats that are the method's own do not shrink with the budget, and column orders weigh much on so few rows.
-    bits = 7 if find(method).own_format else 4
+    # Formats that are the method's own do not shrink with the budget, and column orders weigh much on so few rows. What
+    # is learnt from the original's outputs makes up for the embedding, and leaves its own weights the more it has to.
+    bits = 7 if find(method).own_format else 5 if "reference" in find(method).needs else 4
     # Rows alike: with classes of rows less than planned is written, and rows that no text reads may lose anything
     # (tests/pipeline/test_rows.py).
     options = METHODS[method] | {"rows": False}
@@ -118,7 +119,7 @@ def test_states_on_disk_change_nothing(
 
     monkeypatch.setattr(states.States, "__init__", spilled)
     assert compress(model_of("gemma3"), tmp_path / "disk", **options).artifact.digest == memory
-    assert made == [True]
+    assert made == [True, True]  # behind the original for the tied embedding, then behind what is compressed
     assert not list((tmp_path / "disk").rglob("state-*"))
 
 
@@ -172,7 +173,8 @@ def test_a_weight_that_is_not_finite(
         compress(tmp_path / "model", tmp_path / "a", method=method, budget="5bits", data=text, **SMALL)
     assert not (tmp_path / "a").exists()
     left = [path.name for path in tmp_path.glob("a.partial/*.safetensors")]
-    assert left == (["block-000.safetensors"] if family == "llama" else [])
+    # A tied embedding needs all of the original before anything is fitted.
+    assert left == (["block-000.safetensors"] if family == "llama" and method == "rtn" else [])
     assert left or not (tmp_path / "a.partial").exists()
     assert not list(tmp_path.rglob(".*.partial"))
 
