@@ -71,3 +71,10 @@ def test_classes_are_fitted_row_by_row() -> None:
     packed = fit_rows(weight, classes, spec, lambda rows, f: sweep(rows, f, minmax)).pack()
     assert packed.spec == spec
     assert torch.equal(packed.dequantize(), sweep(weight, form(3), minmax).pack().dequantize())
+
+
+def test_few_rows_worth_little_do_not_fall_to_one_bit() -> None:
+    # A few rows for every number of bits, and room for nearly eight bits everywhere.
+    importance = torch.cat([torch.full((500,), 1e9), 1e9 * 2.0 ** -torch.linspace(1, 30, 12)])
+    found = by_rows(importance, form, form(8).plan(len(importance)).nbytes - 64)
+    assert found is None or min(f.mean_bits for f in found.formats) >= 6

@@ -89,9 +89,14 @@ def _logarithm(importance: Tensor) -> Tensor:
 def _sizes(bits: Tensor) -> dict[int, int]:
     """Rows by bits, fewest bits first, with every row's bits rounded to what there is."""
     counts = torch.bincount(bits.round().clamp(1, MAX_BITS).long(), minlength=MAX_BITS + 1).tolist()
-    # Few rows at the top join the next class below.
+    few = min(FEWEST, len(bits) // 8)
+    # Few rows join the next class above; at the top, the next below.
+    for b in range(1, max(b for b, n in enumerate(counts) if n)):
+        if counts[b] < few:
+            counts[b + 1] += counts[b]
+            counts[b] = 0
     for b in range(MAX_BITS, 1, -1):
-        if counts[b] < min(FEWEST, len(bits) // 8):
+        if counts[b] < few:
             counts[b - 1] += counts[b]
             counts[b] = 0
     return {b: counts[b] for b in range(1, MAX_BITS + 1) if counts[b]}
