@@ -40,7 +40,7 @@ from tailorbird.tailor.wire import encode
 from tailorbird.tasks.sequences import store
 from tailorbird.tasks.sequences.metrics import hit, interval, ndcg, paired
 from tailorbird.tasks.sequences.ranking import full_ranking
-from tailorbird.zoo.recommenders import find, folder, training
+from tailorbird.zoo.recommenders import find, folder, settings, training
 from tailorbird.zoo.recommenders.model import Shape, shape_of
 
 RESULTS = Path(__file__).parent / "results" / "tailor.json"
@@ -189,7 +189,7 @@ def tuned(trunk: Any, split: Any, stream: Any, settings: Settings) -> dict[str, 
 def longer(about: Row, split: Any, stream: Any, seed: int) -> dict[str, Any]:
     """The trunk trained anew, as it was, on histories five times as long: what reading more is worth without a head."""
     shape = shape_of(about["shape"] | {"length": LONGER_BY * about["shape"]["length"]})
-    chosen = training.Settings(**about["settings"] | {"seed": seed})
+    chosen = settings.Settings(**about["settings"] | {"seed": seed})
     model = find(about["name"])(shape)
     training.train(training.begin(model, chosen), split, chosen, lambda state: print("longer", state.log[-1]))
     ranks = full_ranking(split, model.score).ranks.reshape(stream.at.shape)

@@ -16,7 +16,8 @@ from tailorbird.zoo.recommenders import din
 from tailorbird.zoo.recommenders.batches import case_batches
 from tailorbird.zoo.recommenders.din import DIN, Dice, DINShape
 from tailorbird.zoo.recommenders.objectives import softmax_of_first, with_negatives
-from tailorbird.zoo.recommenders.training import Settings, begin, train
+from tailorbird.zoo.recommenders.settings import Settings
+from tailorbird.zoo.recommenders.training import begin, train
 
 SIZES: dict[str, Any] = {"items": 12, "length": 6, "width": 8, "heads": 1, "dropout": 0.0}
 

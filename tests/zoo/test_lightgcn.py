@@ -14,7 +14,8 @@ from tailorbird.tasks.sequences.metrics import hit
 from tailorbird.tasks.sequences.ranking import full_ranking
 from tailorbird.tasks.sequences.split import Split, leave_one_out
 from tailorbird.zoo.recommenders.lightgcn import GraphShape, LightGCN
-from tailorbird.zoo.recommenders.training import Settings, begin, train
+from tailorbird.zoo.recommenders.settings import Settings
+from tailorbird.zoo.recommenders.training import begin, train
 
 
 def made(data: Sequences, **sizes: Any) -> LightGCN:

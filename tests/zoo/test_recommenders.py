@@ -21,7 +21,8 @@ from tailorbird.zoo.recommenders.losses import cross_entropy, gbce
 from tailorbird.zoo.recommenders.model import Recommender, Shape
 from tailorbird.zoo.recommenders.recommend import items_named, recommend
 from tailorbird.zoo.recommenders.run import train_and_test
-from tailorbird.zoo.recommenders.training import Settings, State, begin, train
+from tailorbird.zoo.recommenders.settings import Settings
+from tailorbird.zoo.recommenders.training import State, begin, train
 
 SMALL = {"length": 6, "width": 16, "layers": 1, "heads": 2, "dropout": 0.0}
 QUICK: dict[str, Any] = {"epochs": 25, "batch": 16, "rate": 0.01}

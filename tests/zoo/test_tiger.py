@@ -22,8 +22,9 @@ from tailorbird.zoo.recommenders.model import Shape
 from tailorbird.zoo.recommenders.quantize import kmeans, residual_kmeans, semantic_ids, told_apart, trained
 from tailorbird.zoo.recommenders.recommend import recommend
 from tailorbird.zoo.recommenders.run import train_and_test
+from tailorbird.zoo.recommenders.settings import Settings
 from tailorbird.zoo.recommenders.tiger import LEVELS, SIZE, Tiger
-from tailorbird.zoo.recommenders.training import Settings, begin, train
+from tailorbird.zoo.recommenders.training import begin, train
 from tailorbird.zoo.recommenders.trie import trie_of
 
 SMALL = {"length": 6, "width": 16, "layers": 1, "heads": 2, "dropout": 0.0}

@@ -17,7 +17,8 @@ from tailorbird.formats.safetensors_header import read_header, read_tensor
 from tailorbird.formats.safetensors_write import write
 from tailorbird.zoo.recommenders import find
 from tailorbird.zoo.recommenders.model import Recommender, shape_of
-from tailorbird.zoo.recommenders.training import Settings, State, begin
+from tailorbird.zoo.recommenders.settings import Settings
+from tailorbird.zoo.recommenders.training import State, begin
 
 CONFIG, TENSORS, PROGRESS = "recommender.json", "model.safetensors", "training.json"
 VERSION = 1

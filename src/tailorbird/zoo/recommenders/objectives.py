@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +13,11 @@ from torch.nn import functional
 from tailorbird.tasks.sequences.split import Split
 from tailorbird.zoo.recommenders.batches import case_batches, causal_batches, masked_batches, timed_batches
 from tailorbird.zoo.recommenders.losses import cross_entropy, gbce
-
-if TYPE_CHECKING:
-    from tailorbird.zoo.recommenders.training import Settings
+from tailorbird.zoo.recommenders.settings import Settings
 
 # A model, its data, how to train, and the source of chance, to losses and the number of predictions in each. The next
 # batch begins when the step on the last one is done.
-Objective = Callable[[Any, Split, "Settings", np.random.Generator], Iterator[tuple[Tensor, int]]]
+Objective = Callable[[Any, Split, Settings, np.random.Generator], Iterator[tuple[Tensor, int]]]
 RIDGE = 1e-4  # of LightGCN's embeddings, for the published loss
 
 

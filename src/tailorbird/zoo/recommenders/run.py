@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tailorbird import __version__
 from tailorbird.errors import UsageError
 from tailorbird.method import read_options
 from tailorbird.report import write_training
@@ -19,7 +19,8 @@ from tailorbird.tasks.sequences.ranking import full_ranking
 from tailorbird.tasks.sequences.split import Split, by_time, last_events, leave_one_out
 from tailorbird.zoo.recommenders import find, folder
 from tailorbird.zoo.recommenders.model import Recommender
-from tailorbird.zoo.recommenders.training import Settings, State, train
+from tailorbird.zoo.recommenders.settings import Settings
+from tailorbird.zoo.recommenders.training import State, train
 
 
 def train_and_test(
@@ -73,7 +74,7 @@ def train_and_test(
     train(state, divided, chosen, keep)
     found = _facts(model, divided, state, job)
     folder.save(out, model, data.titles, found)
-    write_training(out, found | {"shape": job["shape"], "versions": {"tailorbird": __version__}})
+    write_training(out, found | {"shape": job["shape"], "versions": {"tailorbird": version("tailorbird")}})
     folder.forget(work)
     return found
 
