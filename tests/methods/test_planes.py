@@ -12,7 +12,7 @@ from tailorbird.errors import UsageError
 from tailorbird.formats import PlaneSpec, SumSpec
 from tailorbird.measure.statistics import Stats
 from tailorbird.methods.gptq import GPTQ
-from tailorbird.methods.planes import Planes, dealt
+from tailorbird.methods.planes import Planes
 
 
 def compressed(layer: Any, method: Any, bits: int) -> Any:
@@ -54,12 +54,6 @@ def test_a_plan_of_unequal_planes_is_fitted_as_it_is(layer_of: Any) -> None:
     packed = Planes().fit(layer.weight.clone(), Stats(layer.gram), spec).pack()
     assert packed.spec == spec and Planes().decide(layer.weight, Stats(layer.gram), spec) == spec
     assert all(len(row.unique()) <= 2 for row in packed.dequantize()[:, :32])
-
-
-def test_dealt() -> None:
-    assert dealt([1.0, 1.0, 1.0, 1.0], 8) == (2, 2, 2, 2)
-    assert dealt([100.0, 1.0], 4) == (3, 1) and dealt([5.0], 3) == (3,)
-    assert dealt([1e30, 1.0], 16) == (8, 8)
 
 
 @pytest.mark.parametrize("bad", [{"rounds": -1}, {"descents": -1}, {"polish": -1}])

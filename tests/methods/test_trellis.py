@@ -9,7 +9,6 @@ import torch
 
 from tailorbird.anatomy import Part
 from tailorbird.errors import UsageError
-from tailorbird.fit.trellis import dealt
 from tailorbird.formats import PlaneSpec, TrellisSpec
 from tailorbird.measure.statistics import Stats
 from tailorbird.methods.planes import Planes
@@ -49,13 +48,6 @@ def test_more_bits_where_more_is_lost(layer_of: Any) -> None:
     assert isinstance(mixed, TrellisSpec) and mixed.halves[0] == max(mixed.halves) and errors[0] < errors[1]
     assert Trellis(mix=False).decide(layer.weight, stats, spec) == spec
     assert method.decide(layer.weight, stats, mixed) == mixed
-
-
-def test_half_bits_are_dealt() -> None:
-    assert dealt([1.0, 1.0], 8) == (4, 4)
-    assert dealt([4.0, 1.0], 8) == (5, 3)
-    assert dealt([1e9, 1.0, 1.0], 12) == (8, 2, 2)
-    assert dealt([1.0], 20) == (8,)
 
 
 def test_a_row_alone_gives_the_same(planted: Any) -> None:

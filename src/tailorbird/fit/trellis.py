@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,12 +12,10 @@ from tailorbird.fit.sweep import HEADROOM, ROW_CHUNK, joined
 from tailorbird.formats import TrellisCodes, TrellisSpec
 from tailorbird.formats.grid import Grid, Units
 from tailorbird.formats.trellis import spelled
-from tailorbird.kernels.trellis import DEVIATION, MAX_HALVES, MIN_HALVES, codes, search
+from tailorbird.kernels.trellis import DEVIATION, codes, search
 
 # Codes are made for numbers of deviation 1. What errors of earlier columns add widens a group by about a tenth.
 SPREAD = 1.1
-# What half a bit more divides the squared error by.
-GAIN = 1.95
 PAIRS = 2**25
 
 
@@ -90,16 +87,3 @@ def _refitted(rows: Tensor, found: Tensor, spec: TrellisSpec, gram: Tensor, grid
 
 def _loss(error: Tensor, gram: Tensor) -> Tensor:
     return (error @ gram * error).sum(1)
-
-
-def dealt(losses: Sequence[float], total: int) -> tuple[int, ...]:
-    """Half bits by group, each next one to the group that loses most; `losses` are those without any bit."""
-    halves = [MIN_HALVES] * len(losses)
-    most = [(-loss, group) for group, loss in enumerate(losses)]
-    heapq.heapify(most)
-    while sum(halves) < total and most:
-        loss, group = heapq.heappop(most)
-        halves[group] += 1
-        if halves[group] < MAX_HALVES:
-            heapq.heappush(most, (loss / GAIN, group))
-    return tuple(halves)

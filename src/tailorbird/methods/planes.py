@@ -7,13 +7,13 @@ numbers of 8 bits there is room then: an offset that is no zero point, or free p
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from torch import Tensor
 
+from tailorbird.allocate.groups import dealt
 from tailorbird.errors import UsageError
 from tailorbird.fit.descent import Schedule
 from tailorbird.fit.hessian import damped
@@ -94,12 +94,12 @@ class Planes(Method):
 
     def _others(self, weight: Tensor, stats: Stats, spec: PlaneSpec) -> Iterator[Spec]:
         if self.mix and not spec.mixed:
-            yield replace(spec, bits=dealt(self._losses(weight, stats, spec.group_size), sum(spec.bits)))
+            yield replace(spec, bits=_dealt(self._losses(weight, stats, spec.group_size), sum(spec.bits)))
         if set(spec.bits) != {WIDE_BITS} or len(spec.bits) % 2:
             return
         size, half = 2 * spec.group_size, len(spec.bits) // 2
         counts = [(WIDE_BITS,) * half]
-        counts += [dealt(self._losses(weight, stats, size), WIDE_BITS * half)] if self.mix else []
+        counts += [_dealt(self._losses(weight, stats, size), WIDE_BITS * half)] if self.mix else []
         for bits in counts:
             if spec.offset == "integer":
                 yield replace(spec, bits=bits, group_size=size, offset="float")
@@ -117,14 +117,5 @@ class Planes(Method):
         return float((lost @ measured(stats.gram) * lost).sum())
 
 
-def dealt(losses: Sequence[float], total: int) -> tuple[int, ...]:
-    """Bits by group, at least one, each next one to the group that loses most."""
-    bits = [1] * len(losses)
-    most = [(-loss, group) for group, loss in enumerate(losses)]
-    heapq.heapify(most)
-    while sum(bits) < total and most:
-        loss, group = heapq.heappop(most)
-        bits[group] += 1
-        if bits[group] < MAX_BITS:
-            heapq.heappush(most, (loss / GAIN, group))
-    return tuple(bits)
+def _dealt(losses: Sequence[float], total: int) -> tuple[int, ...]:
+    return dealt(losses, total, GAIN, 1, MAX_BITS)

@@ -11,19 +11,22 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from tailorbird.allocate.groups import dealt
 from tailorbird.anatomy import Part
 from tailorbird.errors import UsageError
 from tailorbird.fit.descent import Schedule
 from tailorbird.fit.hessian import damped
 from tailorbird.fit.planes import fit_affine
 from tailorbird.fit.search import RangeSearch, ratios
-from tailorbird.fit.trellis import dealt, fit_trellis
+from tailorbird.fit.trellis import fit_trellis
 from tailorbird.formats import Fit, PlaneSpec, Spec, TrellisSpec
-from tailorbird.kernels.trellis import MAX_BEAM, MAX_HALVES, UNIT
+from tailorbird.kernels.trellis import MAX_BEAM, MAX_HALVES, MIN_HALVES, UNIT
 from tailorbird.measure.statistics import Need, Stats, measured
 from tailorbird.method import Method, group_of
 
 SAMPLE_ROWS = 128
+# What half a bit more divides the squared error by.
+GAIN = 1.95
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +70,7 @@ class Trellis(Method):
         upper, _ = stats.factor(self.damp)
         columns = weight.square().sum(0) / upper.diagonal().square()
         losses = [float(loss) for loss in columns.view(-1, spec.group_size).sum(1)]
-        mixed = replace(spec, halves=dealt(losses, sum(spec.halves)))
+        mixed = replace(spec, halves=dealt(losses, sum(spec.halves), GAIN, MIN_HALVES, MAX_HALVES))
         if mixed == spec:
             return kept
         rows = weight[:: max(1, weight.shape[0] // SAMPLE_ROWS)][:SAMPLE_ROWS]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -24,18 +25,18 @@ from tailorbird.zoo.recommenders.model import Recommender
 
 
 @dataclass(frozen=True, kw_only=True)
-class System:
+class System(ABC):
     """What all have. The fields of a subclass are its options."""
 
     name: ClassVar[str]
 
+    @abstractmethod
     def train(self, trunk: Recommender, split: Split, settings: Settings, told: Told, work: Work | None) -> nn.Module:
         """All stages, on a frozen trunk; see `learn.train`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def empty(self, width: int) -> nn.Module:
         """What makes heads, with tensors of no meaning."""
-        raise NotImplementedError
 
     def personal(self, maker: nn.Module) -> dict[str, Floats]:
         """Tensors the trunk carries beside its own, other than a head of zeros."""
@@ -179,6 +180,10 @@ class FineTune(System):
     has tailored is simulated with."""
 
     name: ClassVar[str] = "finetune"
+
+    def train(self, trunk: Recommender, split: Split, settings: Settings, told: Told, work: Work | None) -> nn.Module:
+        """Nothing is learnt beforehand."""
+        return self.empty(trunk.shape.width)
 
     def empty(self, width: int) -> nn.Module:
         """The head that steps begin with."""
