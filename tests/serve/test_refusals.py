@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import socket
+import time
 from typing import Any
 
 import openai
@@ -214,14 +215,24 @@ def test_bodies_are_bounded(serve: Any, model: Any) -> None:
         assert status == 413 and headers["connection"] == "close"
         assert "2000 bytes" in told(content)["message"]
         # Without an announced length it is counted as it comes.
-        connection = http.client.HTTPConnection(*running.address, timeout=60)
-        pieces = (large[at : at + 100] for at in range(0, len(large), 100))
-        with contextlib.suppress(BrokenPipeError):  # refused before all was sent
+        with contextlib.closing(http.client.HTTPConnection(*running.address, timeout=60)) as connection:
+            pieces = (large[at : at + 100] for at in range(0, len(large), 100))
             connection.request("POST", TEXT, pieces, {"content-type": "application/json"}, encode_chunked=True)
-        assert connection.getresponse().status == 413
-        connection.close()
+            assert connection.getresponse().status == 413
         lying = {"content-length": "9" * 30}
         assert running.request("POST", TEXT, b"{}", {"content-type": "application/json"} | lying)[0] in (400, 413)
+
+
+def test_a_refusal_arrives_while_the_request_is_still_sent(serve: Any, model: Any) -> None:
+    """Closed at once, the connection would be reset under the sender, and the answer lost with it."""
+    with serve(model, body_bytes=2000) as running, socket.create_connection(running.address, timeout=60) as slow:
+        head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        slow.sendall(f"{head}Content-Length: 30000\r\n\r\n".encode())
+        for _ in range(10):
+            slow.sendall(b"A" * 3000)
+            time.sleep(0.01)
+        with slow.makefile("rb") as answer:
+            assert answer.readline().startswith(b"HTTP/1.1 413")
 
 
 def test_a_body_that_does_not_come(serve: Any, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ name of its own (DNS rebinding), because at a loopback address only this machine
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -26,6 +27,7 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 OPEN = {"/", "/healthz"}
 KNOWN = {*OPEN, "/metrics", "/v1/models", "/v1/completions", "/v1/chat/completions"}
 _BODY_SECONDS = 30.0
+_LINGER_SECONDS = 2.0
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"cross-origin-resource-policy", b"same-origin"),
@@ -53,7 +55,7 @@ class Guard:
             if scope["method"] == "POST":
                 receive = await self._whole(receive, headers)
         except Refused as error:
-            await _refuse(error, counted)
+            await _refuse(error, receive, counted)
             return
         except ConnectionError:  # gone before the request was complete
             return
@@ -117,9 +119,21 @@ def _name(host: str) -> str:
     return host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
 
 
-async def _refuse(error: Refused, send: Send) -> None:
+async def _refuse(error: Refused, receive: Receive, send: Send) -> None:
+    """Answer, then drop what is still on its way: to close at once would reset the connection, and lose the answer."""
     extra = [(name.encode(), value.encode()) for name, value in error.headers.items()]
-    # What is left of the request is not read.
-    headers = [(b"content-type", b"application/json"), (b"connection", b"close"), *extra]
+    content = encoded(error.to_json())
+    length = (b"content-length", str(len(content)).encode())
+    headers = [(b"content-type", b"application/json"), length, (b"connection", b"close"), *extra]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": encoded(error.to_json())})
+    await send({"type": "http.response.body", "body": content, "more_body": True})
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(_drop(receive), _LINGER_SECONDS)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _drop(receive: Receive) -> None:
+    more = True
+    while more:
+        message = await receive()
+        more = message["type"] == "http.request" and message.get("more_body", False)
