@@ -89,6 +89,20 @@ def test_blocks_come_before_embedding_and_head() -> None:
     assert set(specs["b"].bits) == {4} and set(specs["e"].bits) == set(specs["h"].bits) == {3}
 
 
+def test_an_embedding_at_one_bit_comes_before_blocks_that_lead() -> None:
+    parts = [Part("e", (400, 64), "embedding"), Part("b", (100, 64), "mlp", 0)]
+    base = total(parts, {"e": spec_of(parts[0], 1), "b": spec_of(parts[1], 2)})
+    step = cost(parts[0], spec_of(parts[0], 2)) - cost(parts[0], spec_of(parts[0], 1))
+    specs = uniform(parts, spec_of, cost, base + step // 2, lead=1)
+    assert set(specs["e"].bits) == {1, 2} and set(specs["b"].bits) == {2}
+    # Without a lead, and above one bit, the blocks are first.
+    specs = uniform(parts, spec_of, cost, at(parts, 1) + step // 2)
+    assert set(specs["e"].bits) != {2} and set(specs["b"].bits) == {2}
+    base = total(parts, {"e": spec_of(parts[0], 2), "b": spec_of(parts[1], 3)})
+    specs = uniform(parts, spec_of, cost, base + step // 2, lead=1)
+    assert set(specs["b"].bits) == {4}
+
+
 def test_tied_parts_are_raised_together() -> None:
     parts = [Part(f"{i}.{leaf}", (16, 64), "attention", i) for i in range(3) for leaf in "qkv"]
     ties = [tuple(f"{i}.{leaf}" for leaf in "qkv") for i in range(3)]

@@ -107,4 +107,5 @@ def _bytes(sizes: Mapping[int, int], form: Callable[[int], Spec]) -> int:
     rows = torch.empty(sum(sizes.values()), dtype=torch.uint8, device="meta")
     arrays = joined(rows, [part.arrays for part in parts])
     stored = sum(array.numel() * array.element_size() for array in arrays.values())
-    return stored + _HEADER * (len(arrays) + len(sizes))
+    more = len(arrays) - min(len(part.arrays) for part in parts)
+    return stored + _HEADER * (more + len(sizes))

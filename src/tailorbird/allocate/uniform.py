@@ -1,8 +1,9 @@
 """The simple allocation: the same bits everywhere, and what is left spent where it buys most.
 
 Parts inside the blocks are raised one bit first: they are the smaller share of a small model, and lose more by a bit.
-Then the embedding and the head as far as the budget goes, by groups of columns; then the blocks once more. Parts of
-blocks are small, so the budget is used to within the smallest of them.
+Only an embedding that is left at one bit where they have more comes before them. Then the embedding and the head as far
+as the budget goes, by groups of columns; then the blocks once more. Parts of blocks are small, so the budget is used to
+within the smallest of them.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ def uniform(
     units = rules.units(parts)
     inner = [unit for unit in units if not outside(unit[0])]
     outer = [unit for unit in units if outside(unit[0])]
-    for unit in [*inner, *outer, *inner]:
+    # At one bit embedding and head are lost, whatever the blocks hold.
+    starved = [unit for unit in outer if lead and specs[unit[0].name] == spec_of(unit[0], 1)]
+    for unit in [*starved, *inner, *outer, *inner]:
         for raised in _raised(unit, specs[unit[0].name], spec_of, rules, unit in outer):
             step = sum(cost_of(part, spec) - cost_of(part, specs[part.name]) for part, spec in raised)
             if step <= left:
