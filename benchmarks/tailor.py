@@ -1,11 +1,13 @@
 """What tailoring costs, and what it is worth next to simpler things.
 
     python benchmarks/tailor.py cost
-    python benchmarks/tailor.py quality TRUNK [--seeds 3] [--systems duet diet persona ...]
+    python benchmarks/tailor.py quality [--data ml-latest-small ml-100k] [--trunks sasrec gru4rec din] [--seeds 3]
+    python benchmarks/tailor.py page
 
-TRUNK is a folder of `tailorbird train ... --split last-10`. Costs are processor seconds of one thread, the best of
-several runs. Quality is NDCG@10 and HR@10 on the test streams, full ranking, a device counting once, with 95 %
-intervals and the p-value of the difference to the trunk alone. Rows go to benchmarks/results/tailor.json.
+Costs are processor seconds of one thread, the best of several runs. Quality is NDCG@10 and HR@10 on the test streams
+(the last ten events of every user, full ranking, a device counting once), with 95 % intervals and the p-value of the
+difference to the trunk alone. Trunks are trained as `TRUNKS` says, and kept in .bench/tailor. Rows go to
+benchmarks/results/tailor.json as they are finished, a second call goes on; from there into docs/tailored.md.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import platform
 import time
 from collections.abc import Callable
 from datetime import date
@@ -23,8 +24,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from tailor_page import ALONE, write_page  # beside this file
 
 from tailorbird.files import write_json
+from tailorbird.runtime.profile import processor
 from tailorbird.tailor.device import Device
 from tailorbird.tailor.diet import Diet
 from tailorbird.tailor.duet import Duet, Static
@@ -40,30 +43,73 @@ from tailorbird.tailor.wire import encode
 from tailorbird.tasks.sequences import store
 from tailorbird.tasks.sequences.metrics import hit, interval, ndcg, paired
 from tailorbird.tasks.sequences.ranking import full_ranking
+from tailorbird.tasks.sequences.sources import SOURCES
 from tailorbird.zoo.recommenders import find, folder, settings, training
 from tailorbird.zoo.recommenders.model import Shape, shape_of
+from tailorbird.zoo.recommenders.run import train_and_test
 
 RESULTS = Path(__file__).parent / "results" / "tailor.json"
+WORK = Path(__file__).parent.parent / ".bench" / "tailor"
 WIDTH, BATCH, RUNS = 32, 2048, 7
 LONGER, LONGER_BY = "longer", 5
+SHAPE = {"length": 20, "width": WIDTH, "layers": 1, "dropout": 0.3}
+# What the epochs of a trunk are, by its name; the best by validation is kept.
+TRUNKS = {
+    "sasrec": {"epochs": 30, "every": 3, "batch": 32, "rate": 0.002},
+    "gru4rec": {"epochs": 30, "every": 3, "batch": 32, "rate": 0.003},
+    "din": {"epochs": 30, "every": 3, "batch": 32, "rate": 0.002},
+}
 Row = dict[str, Any]
 
 
 def main() -> None:
     options = _options()
     torch.set_num_threads(1)
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"quality": {}}
-    machine = platform.processor() or platform.machine()
-    about = {"date": date.today().isoformat(), "torch": metadata.version("torch"), "machine": machine}
     if options.part == "cost":
-        found["cost"] = about | cost()
-    else:
-        trunk, words = folder.read(options.trunk)
-        key = f"{trunk.name} on {words['data']['name']}"
-        made = about | quality(options.trunk, options.seeds, options.epochs, options.systems)
-        kept = [row for row in found["quality"].get(key, {}).get("rows", []) if row["system"] not in _names(made)]
-        found["quality"][key] = made | {"rows": kept + made["rows"]}
-    write_json(RESULTS, found)
+        _keep(cost=cost())
+    for data in options.data if options.part == "quality" else ():
+        for name in options.trunks:
+            table(trunk_of(name, data), options)
+    write_page(RESULTS)
+
+
+def trunk_of(name: str, data: str) -> Path:
+    """The folder of a trained trunk."""
+    path = WORK / f"{name}-{data}"
+    if not path.exists():
+        WORK.mkdir(parents=True, exist_ok=True)
+        events = store.load(data)
+        train_and_test(
+            name, events, "last-10", path, shape=SHAPE, settings=TRUNKS[name], resume=True, told=lambda _: None
+        )
+        folder.forget(path)
+    return path
+
+
+def table(path: Path, options: argparse.Namespace) -> None:
+    """The rows of a trunk that are not there yet, system by system."""
+    trunk, words = folder.read(path)
+    key = f"{trunk.name} on {words['data']['name']}"
+    for system in options.systems:
+        there = _results().get("quality", {}).get(key, {"rows": []})
+        how = {"part": system, "seeds": options.seeds, "epochs": options.epochs}
+        if any(how.items() <= row.items() for row in there["rows"]):
+            continue
+        print(key, system, flush=True)
+        made = quality(path, system, options.seeds, options.epochs)
+        rows = [row | how for row in made.pop("rows")]
+        kept = [row for row in there["rows"] if row["system"] not in {row["system"] for row in rows}]
+        about = {"shape": words["shape"], "settings": words["settings"], "parameters": words["parameters"]}
+        _keep(quality=_results().get("quality", {}) | {key: made | about | {"rows": kept + rows}})
+
+
+def _results() -> Row:
+    return dict(json.loads(RESULTS.read_text())) if RESULTS.exists() else {}
+
+
+def _keep(**found: Any) -> None:
+    about = {"date": date.today().isoformat(), "torch": metadata.version("torch"), "machine": processor()}
+    write_json(RESULTS, _results() | found | about)
 
 
 def cost() -> Row:
@@ -107,24 +153,22 @@ def seconds(work: Callable[[], Any], enough: float = 0.2) -> float:
     return best
 
 
-def quality(path: Path, seeds: int, epochs: int, systems: list[str]) -> Row:
-    """Rows of the systems asked for, and of the trunk alone."""
+def quality(path: Path, system: str, seeds: int, epochs: int) -> Row:
+    """Rows of a system, and of the trunk alone."""
     trunk, about = folder.read(path)
     split = split_of(about, store.load(about["data"]["name"]))
     stream = stream_of(split, trunk)
     ranks: dict[str, list[Any]] = {}
-    for system in systems:
-        for seed in range(seeds):
-            torch.manual_seed(seed)
-            settings = Settings(seed=seed, epochs=epochs)
-            made = longer(about, split, stream, seed) if system == LONGER else None
-            for name, found in (made or SYSTEMS[system](trunk, split, stream, settings)).items():
-                ranks.setdefault(name, []).append(found)
+    for seed in range(seeds):
+        torch.manual_seed(seed)
+        settings = Settings(seed=seed, epochs=epochs)
+        made = longer(about, split, stream, seed) if system == LONGER else None
+        for name, found in (made or SYSTEMS[system](trunk, split, stream, settings)).items():
+            ranks.setdefault(name, []).append(found)
     alone = full_ranking(split, trunk.score).ranks.reshape(stream.at.shape)
-    how = {"seeds": seeds, "epochs": epochs}
-    rows = [{"system": name} | how | _figures(each, alone) for name, each in {"trunk alone": [alone], **ranks}.items()]
+    rows = [{"system": name} | _figures(each, alone) for name, each in {ALONE: [alone], **ranks}.items()]
     for row in rows:
-        print(row["system"], row["ndcg@10"], row["ndcg@10 p"])
+        print(row["system"], row["ndcg@10"], row["ndcg@10 p"], flush=True)
     return {"split": split.name, "devices": len(stream.users), "digest": about["data"]["digest"], "rows": rows}
 
 
@@ -211,16 +255,14 @@ def _figures(seeds: list[Any], alone: Any) -> Row:
     return row
 
 
-def _names(made: Row) -> set[str]:
-    return {row["system"] for row in made["rows"]}
-
-
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="part", required=True)
     parts.add_parser("cost")
+    parts.add_parser("page")
     worth = parts.add_parser("quality")
-    worth.add_argument("trunk", type=Path)
+    worth.add_argument("--data", nargs="+", choices=list(SOURCES), default=["ml-latest-small", "ml-100k"])
+    worth.add_argument("--trunks", nargs="+", choices=list(TRUNKS), default=list(TRUNKS))
     worth.add_argument("--seeds", type=int, default=3)
     worth.add_argument("--epochs", type=int, default=6)
     worth.add_argument("--systems", nargs="+", choices=[*SYSTEMS, LONGER], default=[*SYSTEMS, LONGER])

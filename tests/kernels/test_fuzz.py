@@ -25,7 +25,8 @@ SOURCES: dict[str, list[str]] = {name: [] for name in PLAIN}
 AVX512 = [*(f"-mavx512{kind}" for kind in ("f", "bw", "vl", "dq", "vbmi", "vnni")), "-mgfni", "-mf16c"]
 AVX2 = ["-mavx2", "-mf16c"]
 X86 = {"variant_avx2": AVX2, "trellis_avx2": AVX2, "variant_avx512": AVX512, "trellis_avx512": AVX512}
-ARM = {"variant_neon": ["-march=armv8-a"], "variant_neon_dotprod": ["-march=armv8.2-a+dotprod"]}
+NEON, DOTPROD = ["-march=armv8-a"], ["-march=armv8.2-a+dotprod"]
+ARM = {"variant_neon": NEON, "trellis_neon": NEON, "variant_neon_dotprod": DOTPROD, "trellis_neon_dotprod": DOTPROD}
 VARIANTS = {"x86_64": X86, "AMD64": X86, "aarch64": ARM, "arm64": ARM}
 
 

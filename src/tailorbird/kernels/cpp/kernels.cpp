@@ -20,6 +20,7 @@ extern const Variant avx2, avx512;
 extern const TrellisVariant trellis_avx2, trellis_avx512;
 #elif defined(TAILORBIRD_ARM)
 extern const Variant neon, neon_dotprod;
+extern const TrellisVariant trellis_neon, trellis_neon_dotprod;
 #endif
 
 namespace {
@@ -68,11 +69,14 @@ std::atomic<const Variant*>& current() {
   return chosen;
 }
 
-// Those that look bytes up in registers; all others use plain C++.
+// The variant chosen, for trellises.
 const TrellisVariant& trellis_kernels() {
 #if defined(TAILORBIRD_X86)
   if (current().load() == &avx512) return trellis_avx512;
   if (current().load() == &avx2) return trellis_avx2;
+#elif defined(TAILORBIRD_ARM)
+  if (current().load() == &neon_dotprod) return trellis_neon_dotprod;
+  if (current().load() == &neon) return trellis_neon;
 #endif
   return trellis_portable;
 }

@@ -102,22 +102,27 @@ struct TrellisLoops {
       F sum[M], low = V::fset(0);
       for (int i = 0; i < M; ++i) sum[i] = V::fset(0);
       for (size_t g = 0; g < m.groups; at.next(m, g), ++g) {
-        const int8_t *rows[M], *rests[M];
+        const int8_t* rows[2 * M];
         bool wide = false;
         for (int i = 0; i < M; ++i) {
           rows[i] = x.int8.codes + i * x.stride + g * width;
-          rests[i] = x.rest.codes + i * x.stride + g * width;
+          rows[M + i] = x.rest.codes + i * x.stride + g * width;
           wide |= x.rest.scales[i * x.groups + g] != 0;
         }
         const Header h = L::header(run, at.heads);
-        I t[M], rest[M];
+        I t[2 * M];
         choose(m.trellis->halves[g], [&]<int H>() {
-          dots<H, M>(at.strings, m.steps, table(m, g), rows, t);
-          if (wide) dots<H, M>(at.strings, m.steps, table(m, g), rests, rest);
+          if (!wide)
+            dots<H, M>(at.strings, m.steps, table(m, g), rows, t);
+          else if constexpr (8 * M <= V::kRegisters)
+            dots<H, 2 * M>(at.strings, m.steps, table(m, g), rows, t);
+          else
+            dots<H, M>(at.strings, m.steps, table(m, g), rows, t),
+                dots<H, M>(at.strings, m.steps, table(m, g), rows + M, t + M);
         });
         for (int i = 0; i < M; ++i) {
           L::add(run, h, t[i], x.int8, i * x.groups + g, sum[i], low);
-          if (x.rest.scales[i * x.groups + g] != 0) L::add(run, h, rest[i], x.rest, i * x.groups + g, sum[i], low);
+          if (x.rest.scales[i * x.groups + g] != 0) L::add(run, h, t[M + i], x.rest, i * x.groups + g, sum[i], low);
         }
       }
       for (int i = 0; i < M; ++i)
