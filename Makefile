@@ -1,9 +1,10 @@
 # One entry point for people and for CI: `make help` lists the targets.
-# Override on the command line: make test PYTHON=python3.12 VENV=.venv312 CONSTRAINTS=other.txt
+# Override on the command line: make test PYTHON=python3.12 VENV=.venv312 CONSTRAINTS=other.txt WORKERS=8
 
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
+WORKERS ?= 2
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
@@ -17,7 +18,7 @@ LINTED := src tests scripts $(wildcard benchmarks examples)
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help setup demo test test-all lint format bench bench-quality bench-budgets bench-speed bench-kernels bench-memory
-.PHONY: bench-callgrind bench-recommenders docs clean
+.PHONY: bench-callgrind bench-tailor bench-recommenders docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -28,7 +29,7 @@ demo: setup ## compress, verify and evaluate the demo model; ends with a table a
 	$(VENV)/bin/tailorbird demo
 
 test: setup ## every test but the slow ones
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 test-all: setup $(TESTED:%=$(VENV)/.stamp-%) $(WEB)/node_modules ## every test, with the extras they need installed
 	$(PY) -m pytest
@@ -59,6 +60,9 @@ bench-speed: setup ## tokens a second at several bit-widths, beside llama.cpp wh
 
 bench-kernels: setup ## milliseconds of one product by bits and shape, beside other libraries where they are set up
 	$(PY) benchmarks/kernels.py
+
+bench-tailor: setup ## every tailoring system on its trunks, two data sets, three seeds: what a head of one's own is worth
+	$(PY) benchmarks/tailor.py quality
 
 bench-recommenders: setup ## every recommender on the packaged films: NDCG@10 by full ranking, time to the best
 	$(PY) benchmarks/recommenders.py

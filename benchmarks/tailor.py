@@ -82,7 +82,6 @@ def trunk_of(name: str, data: str) -> Path:
         train_and_test(
             name, events, "last-10", path, shape=SHAPE, settings=TRUNKS[name], resume=True, told=lambda _: None
         )
-        folder.forget(path)
     return path
 
 
