@@ -9,6 +9,7 @@ import torch
 
 from tailorbird.anatomy import Part
 from tailorbird.errors import UsageError
+from tailorbird.fit import trellis as fitting
 from tailorbird.formats import PlaneSpec, TrellisSpec
 from tailorbird.measure.statistics import Stats
 from tailorbird.methods.planes import Planes
@@ -48,6 +49,19 @@ def test_more_bits_where_more_is_lost(layer_of: Any) -> None:
     assert isinstance(mixed, TrellisSpec) and mixed.halves[0] == max(mixed.halves) and errors[0] < errors[1]
     assert Trellis(mix=False).decide(layer.weight, stats, spec) == spec
     assert method.decide(layer.weight, stats, mixed) == mixed
+
+
+@pytest.mark.parametrize("halves", [4, 6, 8])
+def test_outliers_are_within_reach(halves: int, planted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An embedding's rows have numbers of seven deviations; scales by the deviation alone would cut them off."""
+    weight = planted.weight.clone()
+    weight[:, ::64] *= 7 * weight[:, ::64].abs() / weight[:, ::64].square().mean().sqrt()
+    stats, spec, errors = Stats(planted.gram.clone(), None, 1), TrellisSpec.uniform(halves, 512, 64), []
+    for wider in (fitting.WIDER, (1.0,)):
+        monkeypatch.setattr(fitting, "WIDER", wider)
+        lost = Trellis().fit(weight.clone(), stats, spec).pack().dequantize() - weight
+        errors.append(float((lost @ planted.gram * lost).sum()))
+    assert errors[0] < 0.8 * errors[1]
 
 
 def test_a_row_alone_gives_the_same(planted: Any) -> None:
