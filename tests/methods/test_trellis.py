@@ -51,11 +51,11 @@ def test_more_bits_where_more_is_lost(layer_of: Any) -> None:
     assert method.decide(layer.weight, stats, mixed) == mixed
 
 
-@pytest.mark.parametrize("halves", [4, 6, 8])
+@pytest.mark.parametrize("halves", [6, 8])
 def test_outliers_are_within_reach(halves: int, planted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """An embedding's rows have numbers of seven deviations; scales by the deviation alone would cut them off."""
     weight = planted.weight.clone()
-    weight[:, ::64] *= 7 * weight[:, ::64].abs() / weight[:, ::64].square().mean().sqrt()
+    weight[:, ::64] = 7 * weight.square().mean(1, keepdim=True).sqrt() * weight[:, ::64].sign()
     stats, spec, errors = Stats(planted.gram.clone(), None, 1), TrellisSpec.uniform(halves, 512, 64), []
     for wider in (fitting.WIDER, (1.0,)):
         monkeypatch.setattr(fitting, "WIDER", wider)
