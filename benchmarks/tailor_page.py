@@ -49,7 +49,8 @@ def _line(row: Row) -> str:
     for name in ("ndcg@10", "hr@10"):
         value = row[name]
         cells.append(f"{value['mean']:.4f} [{value['low']:.4f}, {value['high']:.4f}]")
-        cells.append("" if alone else f"{row[f'{name} p']:.3f}")
+        p = row[f"{name} p"]
+        cells.append("" if alone else f"{p:.3f}" if p >= 0.001 else "< 0.001")
     cells += [
         "" if alone else ", ".join(f"{v:.4f}" for v in row["ndcg@10 by seed"]),
         "" if alone else str(row["epochs"]),
