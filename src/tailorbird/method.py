@@ -49,6 +49,8 @@ class Method:
     # The format of weights inside the blocks is the method's own; bits of a budget are for embedding and head.
     own_format: ClassVar[bool] = False
     kinds: ClassVar[frozenset[str]] = frozenset({PlaneSpec.kind})
+    # Bits that an embedding or a head has before the blocks have more than they need, where rows are in classes.
+    least_ends: ClassVar[float] = 1.25
 
     group_size: int = 64
     symmetric: bool = False

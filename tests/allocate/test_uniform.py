@@ -89,18 +89,21 @@ def test_blocks_come_before_embedding_and_head() -> None:
     assert set(specs["b"].bits) == {4} and set(specs["e"].bits) == set(specs["h"].bits) == {3}
 
 
-def test_an_embedding_at_one_bit_comes_before_blocks_that_lead() -> None:
+def test_an_embedding_left_with_too_little_comes_before_blocks_that_lead() -> None:
     parts = [Part("e", (400, 64), "embedding"), Part("b", (100, 64), "mlp", 0)]
     base = total(parts, {"e": spec_of(parts[0], 1), "b": spec_of(parts[1], 2)})
-    step = cost(parts[0], spec_of(parts[0], 2)) - cost(parts[0], spec_of(parts[0], 1))
-    specs = uniform(parts, spec_of, cost, base + step // 2, lead=1)
-    assert set(specs["e"].bits) == {1, 2} and set(specs["b"].bits) == {2}
-    # Without a lead, and above one bit, the blocks are first.
-    specs = uniform(parts, spec_of, cost, at(parts, 1) + step // 2)
+    more = {part.name: cost(part, spec_of(part, 3)) - cost(part, spec_of(part, 2)) for part in parts}
+    for room, least, bits in (
+        (more["b"], 1.25, {2}),  # all of it would go to the block
+        (more["e"] // 2 + more["b"], 1.25, {3}),  # half a bit is left for the embedding
+        (more["e"] // 2 + more["b"], 1.75, {2}),  # too little: it takes the other half too
+    ):
+        specs = uniform(parts, spec_of, cost, base + room, lead=1, least=least)
+        assert set(specs["b"].bits) == bits and set(specs["e"].bits) == {1, 2}
+        assert total(parts, specs) <= base + room
+    # Without a lead, the blocks are first.
+    specs = uniform(parts, spec_of, cost, at(parts, 1) + more["e"] // 2, least=2)
     assert set(specs["e"].bits) != {2} and set(specs["b"].bits) == {2}
-    base = total(parts, {"e": spec_of(parts[0], 2), "b": spec_of(parts[1], 3)})
-    specs = uniform(parts, spec_of, cost, base + step // 2, lead=1)
-    assert set(specs["b"].bits) == {4}
 
 
 def test_tied_parts_are_raised_together() -> None:

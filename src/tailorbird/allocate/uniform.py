@@ -1,8 +1,8 @@
 """The simple allocation: the same bits everywhere, and what is left spent where it buys most.
 
 Parts inside the blocks are raised one bit first: they are the smaller share of a small model, and lose more by a bit.
-Only an embedding that is left at one bit where they have more comes before them. Then the embedding and the head as far
-as the budget goes, by groups of columns; then the blocks once more. Parts of blocks are small, so the budget is used to
+Then the embedding and the head as far as the budget goes, by groups of columns; then the blocks once more. Only where
+that leaves an embedding or a head too little, it comes first. Parts of blocks are small, so the budget is used to
 within the smallest of them.
 """
 
@@ -23,7 +23,13 @@ CostOf = Callable[[Part, Spec], int]
 
 
 def uniform(
-    parts: Sequence[Part], spec_of: SpecOf, cost_of: CostOf, limit: int, rules: Rules = FREE, lead: int = 0
+    parts: Sequence[Part],
+    spec_of: SpecOf,
+    cost_of: CostOf,
+    limit: int,
+    rules: Rules = FREE,
+    lead: int = 0,
+    least: float = 0,
 ) -> dict[str, Spec]:
     """Choose bits for every part so that their sum of bytes is at most `limit` and close to it.
 
@@ -34,6 +40,7 @@ def uniform(
         limit: bytes for all parts together.
         rules: what the formats must obey; `spec_of` does so already. Tied parts are raised together.
         lead: bits that the other parts have before the embedding and the head, when all have some.
+        least: bits of an embedding or a head below which it is raised before the parts that lead.
 
     Returns:
         Format by part name.
@@ -41,19 +48,25 @@ def uniform(
     Raises:
         BudgetError: even one bit everywhere is too large; says what the smallest size is.
     """
-    left, specs = _base(parts, spec_of, cost_of, limit, lead)
+    room, base = _base(parts, spec_of, cost_of, limit, lead)
     units = rules.units(parts)
     inner = [unit for unit in units if not outside(unit[0])]
     outer = [unit for unit in units if outside(unit[0])]
-    # At one bit embedding and head are lost, whatever the blocks hold.
-    starved = [unit for unit in outer if lead and specs[unit[0].name] == spec_of(unit[0], 1)]
-    for unit in [*starved, *inner, *outer, *inner]:
-        for raised in _raised(unit, specs[unit[0].name], spec_of, rules, unit in outer):
-            step = sum(cost_of(part, spec) - cost_of(part, specs[part.name]) for part, spec in raised)
-            if step <= left:
-                specs.update({part.name: spec for part, spec in raised})
-                left -= step
-                break
+
+    def shared(order: Sequence[list[Part]]) -> dict[str, Spec]:
+        left, specs = room, dict(base)
+        for unit in order:
+            for raised in _raised(unit, specs[unit[0].name], spec_of, rules, outside(unit[0])):
+                step = sum(cost_of(part, spec) - cost_of(part, specs[part.name]) for part, spec in raised)
+                if step <= left:
+                    specs.update({part.name: spec for part, spec in raised})
+                    left -= step
+                    break
+        return specs
+
+    specs = shared([*inner, *outer, *inner])
+    if lead and any(specs[unit[0].name].mean_bits < least for unit in outer):
+        return shared([*outer, *inner, *outer, *inner])
     return specs
 
 

@@ -44,6 +44,8 @@ class Trellis(Method):
     paper: ClassVar[str] = "trellis: arXiv 2406.11235"
     needs: ClassVar[frozenset[Need]] = frozenset({"gram"})
     kinds: ClassVar[frozenset[str]] = frozenset({PlaneSpec.kind, TrellisSpec.kind})
+    # Blocks of three bits lose little here: the demo model at 2.5 bits, KL on held-back text, 0.35; with 1.25, 0.46.
+    least_ends: ClassVar[float] = 2.0
 
     damp: float = 0.01
     beam: int = 32

@@ -192,7 +192,9 @@ def prepare(
         _check_rules(draft)
     ready = draft
     if plan is None:
-        ready = within(draft, lambda room: uniform(model.parts, draft.spec, size, room, rules, draft.lead))
+        ready = within(
+            draft, lambda room: uniform(model.parts, draft.spec, size, room, rules, draft.lead, draft.method.least_ends)
+        )
     ready.check(ready.nbytes, ready.bits, "the plan takes")
     return ready
 
