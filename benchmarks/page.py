@@ -53,6 +53,12 @@ embedding and head. *File* is all a runtime loads, tokenizer included.
 
 Spread is the standard deviation over seeds, which choose the calibration windows. Minutes are those of the whole job,
 measuring, fitting and verifying; memory is the peak of its process, libraries included.
+
+### The best of each size, and other libraries' files of at least that size
+
+Sizes are those of the weights, in both. *Ahead* are types with a lower perplexity than ours; the original is no type.
+
+{_best(ours["rows"], peers)}
 {"".join(_other(other) for other in others)}
 ## The same model through other libraries
 
@@ -78,14 +84,39 @@ def _ours(rows: Sequence[Row], original: float) -> str:
         "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in (row for row in rows if row["seed"] == 0):
-        same = [r["perplexity"] for r in rows if (r["method"], r["budget"]) == (row["method"], row["budget"])]
+        same = _seeds(rows, row)
         spread = f"{stdev(same):.3f} ({len(same)})" if len(same) > 1 else "one run"
         lines.append(
             f"| {row['budget']} | {row['method']} | {row['bits']:.3f} | {row['weight_bytes'] / 1e6:.1f} | "
             f"{row['bytes'] / 1e6:.1f} | {_number(mean(same))} | {spread} | {_worse(mean(same), original)} | "
-            f"{row['seconds'] / 60:.1f} | {_memory(row)} |"
+            f"{row['seconds'] / 60:.1f}{_threads(row)} | {_memory(row)} |"
         )
     return "\n".join(lines)
+
+
+def _best(rows: Sequence[Row], peers: Sequence[Row]) -> str:
+    lines = [
+        "| budget | best | weights MB | perplexity | types of at least that size | ahead |",
+        "|---|---|--:|--:|--:|---|",
+    ]
+    firsts = [row | {"perplexity": mean(_seeds(rows, row))} for row in rows if row["seed"] == 0]
+    for budget in dict.fromkeys(row["budget"] for row in firsts):
+        best = min((row for row in firsts if row["budget"] == budget), key=lambda row: float(row["perplexity"]))
+        rivals = [p for p in peers if p["weight_bytes"] >= best["weight_bytes"] and p["type"] != "original"]
+        ahead = sorted(
+            (p for p in rivals if p["perplexity"] <= best["perplexity"]), key=lambda p: float(p["weight_bytes"])
+        )
+        named = ", ".join(f"{p['type']} ({p['weight_bytes'] / 1e6:.0f} MB, {_number(p['perplexity'])})" for p in ahead)
+        lines.append(
+            f"| {budget} | {best['method']} | {best['weight_bytes'] / 1e6:.1f} | {_number(best['perplexity'])} | "
+            f"{len(rivals)} | {named or 'none'} |"
+        )
+    return "\n".join(lines)
+
+
+def _seeds(rows: Sequence[Row], row: Row) -> list[float]:
+    """Perplexities of a row by all its seeds."""
+    return [r["perplexity"] for r in rows if (r["method"], r["budget"]) == (row["method"], row["budget"])]
 
 
 def _peers(rows: Sequence[Row], original: float) -> str:
@@ -100,6 +131,10 @@ def _peers(rows: Sequence[Row], original: float) -> str:
             f"{row['note']} |"
         )
     return "\n".join(lines)
+
+
+def _threads(row: Row) -> str:
+    return " (one thread)" if row.get("threads") == 1 else ""
 
 
 def _memory(row: Row) -> str:

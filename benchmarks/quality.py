@@ -1,6 +1,6 @@
 """Perplexity at equal real bytes: our methods at several budgets, beside other libraries.
 
-    make bench-quality                                        # everything; resumes where it stopped
+    make bench-quality                                        # everything, which takes a day; resumes where it stopped
     python benchmarks/quality.py --budgets 3bits --recipes gptq "slim-llm search=0" --seeds 0
     python benchmarks/quality.py --model demo:qwen2.5-coder-0.5b --recipes rtn gptq
 
@@ -31,7 +31,7 @@ from tailorbird.anatomy import Model
 from tailorbird.artifact import Artifact
 from tailorbird.checkpoint import open_checkpoint
 from tailorbird.files import read_json, write_json
-from tailorbird.methods import find
+from tailorbird.methods import find, methods
 from tailorbird.runtime.profile import processor
 from tailorbird.tasks.language import evaluate
 from tailorbird.tasks.text import Tokenizer
@@ -39,6 +39,7 @@ from tailorbird.tasks.windows import evaluation_windows
 
 ROOT = Path(__file__).parent
 MODEL = "demo:gemma-270m"
+BUDGETS = ["4.25bits", "3.25bits", "2.75bits", "2.25bits", "1.75bits"]
 
 
 def main() -> None:
@@ -88,7 +89,7 @@ class Bench:
         return {
             "method": recipe, "budget": budget, "seed": seed, "bytes": nbytes, "bits": artifact.bits,
             "weight_bytes": round(artifact.bits * artifact.plan.numel / 8), "perplexity": metrics.perplexity,
-            "tokens": metrics.tokens, "digest": artifact.digest, **facts,
+            "tokens": metrics.tokens, "digest": artifact.digest, "threads": torch.get_num_threads(), **facts,
         }  # fmt: skip
 
 
@@ -130,8 +131,8 @@ def _document(model: str, rows: list[dict[str, Any]], original: dict[str, Any]) 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", default=MODEL)
-    parser.add_argument("--budgets", nargs="+", default=["4.5bits", "4bits", "3bits", "2bits"])
-    parser.add_argument("--recipes", nargs="+", default=["rtn", "gptq", "slim-llm"])
+    parser.add_argument("--budgets", nargs="+", default=BUDGETS)
+    parser.add_argument("--recipes", nargs="+", default=sorted(methods()))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--tokens", type=int, default=16368)
     parser.add_argument("--keep", type=Path, help="folder for the artifacts of seed 0 (.bench/speed: for bench-speed)")
