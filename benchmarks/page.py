@@ -59,6 +59,13 @@ measuring, fitting and verifying; memory is the peak of its process, libraries i
 Sizes are those of the weights, in both. *Ahead* are types with a lower perplexity than ours; the original is no type.
 
 {_best(ours["rows"], peers)}
+
+### What was foreseen
+
+What `compress` says before it begins (`tailorbird.pipeline.estimate`), and what then happened, in rows that were
+measured since it was asked. Memory is above that of Python with its libraries.
+
+{_foreseen(ours["rows"])}
 {"".join(_other(other) for other in others)}
 ## The same model through other libraries
 
@@ -112,6 +119,26 @@ def _best(rows: Sequence[Row], peers: Sequence[Row]) -> str:
             f"{len(rivals)} | {named or 'none'} |"
         )
     return "\n".join(lines)
+
+
+def _foreseen(rows: Sequence[Row]) -> str:
+    lines = [
+        "| budget | method | seconds | foreseen | memory MB | foreseen | disk MB | foreseen |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in (row for row in rows if "foreseen" in row):
+        told = row["foreseen"]
+        lines.append(
+            f"| {row['budget']} | {row['method']} "
+            f"| {_beside(row['seconds'], told['total_seconds'])} "
+            f"| {_beside((row['peak_memory'] - row['libraries']) / 1e6, told['memory_bytes'] / 1e6)} "
+            f"| {_beside(row['disk'] / 1e6, told['disk_bytes'] / 1e6)} |"
+        )
+    return "\n".join(lines)
+
+
+def _beside(found: float, told: float) -> str:
+    return f"{found:,.0f} | {told:,.0f} ({told / found - 1:+.0%})"
 
 
 def _seeds(rows: Sequence[Row], row: Row) -> list[float]:

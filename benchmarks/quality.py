@@ -13,12 +13,16 @@ are written from those files and from benchmarks/results/peers.json (see benchma
 from __future__ import annotations
 
 import argparse
+import importlib
 import multiprocessing
 import platform
 import resource
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -29,9 +33,13 @@ import tailorbird
 from tailorbird import data
 from tailorbird.anatomy import Model
 from tailorbird.artifact import Artifact
+from tailorbird.artifact.partial import partial_folder
 from tailorbird.checkpoint import open_checkpoint
 from tailorbird.files import read_json, write_json
 from tailorbird.methods import find, methods
+from tailorbird.pipeline import Prepared
+from tailorbird.pipeline.calibration import BATCH
+from tailorbird.pipeline.estimate import estimate
 from tailorbird.runtime.profile import processor
 from tailorbird.tasks.language import evaluate
 from tailorbird.tasks.text import Tokenizer
@@ -39,6 +47,7 @@ from tailorbird.tasks.windows import evaluation_windows
 
 ROOT = Path(__file__).parent
 MODEL = "demo:gemma-270m"
+SAMPLES, LENGTH = 64, 512
 BUDGETS = ["4.25bits", "3.25bits", "2.75bits", "2.25bits", "1.75bits"]
 
 
@@ -103,11 +112,50 @@ def _alone(*arguments: Any) -> dict[str, Any]:
 def _compress(source: str, out: Path, recipe: str, budget: str, seed: int) -> dict[str, Any]:
     method, options = _read(recipe)
     named = {"allocate": options.pop("allocate")} if "allocate" in options else {}
+    importlib.import_module("transformers")
+    libraries = _peak()
+    foreseen: dict[str, Any] = {}
+
+    def before(job: Prepared) -> None:
+        begun = time.perf_counter()
+        foreseen.update(estimate(job, SAMPLES * LENGTH, 0, SAMPLES // BATCH).to_json())
+        foreseen["took"] = time.perf_counter() - begun
+
     start = time.perf_counter()
-    result = tailorbird.compress(source, out, method=method, budget=budget, seed=seed, options=options, **named)
-    seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": seconds, "stages": result.seconds, "peak_memory": peak}
+    with _watched(out) as disk:
+        result = tailorbird.compress(
+            source, out, method=method, budget=budget, seed=seed, options=options, samples=SAMPLES, length=LENGTH,
+            before=before, **named,
+        )  # fmt: skip
+    seconds = time.perf_counter() - start - foreseen.pop("took")
+    return {"seconds": seconds, "stages": result.seconds, "peak_memory": _peak(), "libraries": libraries,
+            "disk": max(disk), "foreseen": foreseen}  # fmt: skip
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@contextmanager
+def _watched(out: Path) -> Iterator[list[int]]:
+    """Bytes of the artifact and of what it is made in, looked at several times a second."""
+    seen, done = [0], threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.2):
+            found = 0
+            for folder in (out, partial_folder(out)):
+                with suppress(FileNotFoundError):
+                    found += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            seen.append(found)
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        watcher.join()
 
 
 def _read(recipe: str) -> tuple[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 import tailorbird
+from tailorbird.cli import preflight
 from tailorbird.errors import DataError
 from tailorbird.files import read_json
 from tailorbird.runtime import profile
@@ -43,6 +45,28 @@ def test_compress_evaluates_and_reports(call: Any, tiny: Path, text: Path, tmp_p
 def loaded(folder: Path) -> list[str]:
     """The files the runtime loads."""
     return [*read_json(folder / "manifest.json")["files"], "manifest.json"]
+
+
+def test_compress_says_what_it_takes_and_needs_room_for_it(
+    call: Any, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = ("compress", tiny, "--method", "rtn", "--out", tmp_path / "new" / "small", "--no-evaluate")
+    usage = shutil.disk_usage(tmp_path)
+    asked = []
+
+    def full(path: Path) -> Any:
+        asked.append(path)
+        return usage._replace(free=1000)
+
+    monkeypatch.setattr(shutil, "disk_usage", full)
+    done = call(*args)
+    assert done.code == 8 and "1,000" not in done.out and "0 MB free" in done.err and "--out" in done.err
+    assert asked == [tmp_path] and list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(preflight, "_memory", lambda: 1)
+    done = call(*args)
+    assert done.code == 0 and re.search(r"about \d+ s .*of memory and .*of disk", done.err)
+    assert "note: this machine has 0 MB of memory" in done.err
 
 
 def test_compress_prints_a_table(call: Any, tiny: Path, text: Path, tmp_path: Path) -> None:

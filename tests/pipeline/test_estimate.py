@@ -8,7 +8,7 @@ import pytest
 from torch import nn
 
 from tailorbird.pipeline import estimate as room
-from tailorbird.pipeline import prepare
+from tailorbird.pipeline import prepare, trial
 from tailorbird.pipeline.estimate import estimate, smallest
 
 
@@ -19,8 +19,8 @@ def module(width: int = 64, layers: int = 3) -> nn.Module:
 @pytest.fixture
 def steady(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine of known speed."""
-    monkeypatch.setattr(room, "_product_rate", lambda: 1e9)
-    monkeypatch.setattr(room, "_trial", lambda method, parts: (1e-6, 1e-9, 1e-12, 1e-12))
+    monkeypatch.setattr(room, "product_rate", lambda: 1e9)
+    monkeypatch.setattr(room, "fit_trial", lambda method, parts: (1e-6, 1e-9, 1e-12, 1e-12))
 
 
 @pytest.mark.usefixtures("steady")
@@ -44,7 +44,7 @@ def test_a_method_without_calibration_measures_nothing() -> None:
 
 @pytest.mark.usefixtures("steady")
 def test_learning_takes_its_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "_timed", lambda work: 0.0)
+    monkeypatch.setattr(room, "timed", lambda work: 0.0)
 
     def fit(batches: int, **options: object) -> float:
         return estimate(prepare(module(), "autoround", "4bits", options), 1000, 0, batches).seconds["fit"]
@@ -84,3 +84,35 @@ def test_smallest_is_one_bit_everywhere() -> None:
     least = smallest(job)
     assert {spec.mean_bits for spec in least.plan.specs.values()} == {1}
     assert least.nbytes < job.nbytes and least.bits < job.bits
+
+
+def test_the_trial_of_a_block_runs_the_block(model_of: Any) -> None:
+    job = prepare(model_of("llama"), "gptq", "5bits")
+    found = trial.block_trial(job, 16)
+    assert found is not None and found.work == sum(part.numel for part in job.plan.parts if part.block == 0)
+    assert min(found.read, found.forward, found.measured) >= 0
+    assert trial.block_trial(prepare(module(), "gptq", "5bits"), 16) is None
+
+
+@pytest.mark.usefixtures("steady")
+def test_measuring_is_told_from_the_first_block(model_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = prepare(model_of("untied"), "gptq", "5bits")
+    blocks = len(job.model.blocks)
+    work = sum(part.numel for part in job.plan.parts if part.block == 0)
+    monkeypatch.setattr(room, "block_trial", lambda job, length: trial.BlockTrial(3.0, 0.01, 0.02, work))
+    # Twice through every block, each time after it was read.
+    assert estimate(job, 1000).seconds["measure"] == pytest.approx(blocks * (2 * 3.0 + 1000 * (0.01 + 0.02)))
+    learning = prepare(model_of("untied"), "autoround", "5bits")
+    assert estimate(learning, 1000).seconds["measure"] == pytest.approx(blocks * (3 * 3.0 + 1000 * (0.02 + 0.02)))
+
+
+@pytest.mark.usefixtures("steady")
+def test_the_disk_holds_every_attempt_and_what_memory_does_not(model_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, shared = (prepare(model_of("llama"), "gptq", "5bits", allocate=name) for name in ("uniform", "measured"))
+    one = estimate(plain, 512).disk_bytes
+    assert plain.nbytes < one < plain.nbytes + 4096 * len(plain.plan.parts)
+    assert estimate(plain, 512, attempts=3).disk_bytes == one
+    assert estimate(shared, 512, attempts=3).disk_bytes - estimate(shared, 512).disk_bytes == 2 * shared.nbytes
+    width = plain.plan.parts[0].shape[1]
+    monkeypatch.setattr(room, "SPILL_BYTES", 4 * 512 * width - 1)
+    assert estimate(plain, 512).disk_bytes == one + 4 * 512 * width

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tailorbird.cli.job import Job, perform, summary
+from tailorbird.cli.job import Job, need_of, perform, summary
 from tailorbird.cli.options import Data, Json, Length, Model, Recipe, Samples, Seed, Settings, Target
+from tailorbird.cli.preflight import told
 from tailorbird.cli.session import Session, session
 from tailorbird.cli.trunk import compressed
 from tailorbird.errors import UsageError
 
 if TYPE_CHECKING:
     from tailorbird.pipeline import Prepared
+    from tailorbird.pipeline.estimate import Estimate
     from tailorbird.plan import Plan
     from tailorbird.runtime.decoder import Cached
 
@@ -54,7 +56,7 @@ def command(
     cache: Annotated[str, typer.Option("--cache", help="How these are kept: bf16 or int8.")] = "bf16",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished job.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan, its bytes, time and memory; write nothing.")
+        bool, typer.Option("--dry-run", help="Show the plan, its bytes, time, memory and disk; write nothing.")
     ] = False,
     evaluate: Annotated[
         bool, typer.Option("--evaluate/--no-evaluate", help="Measure original and artifact afterwards.")
@@ -126,9 +128,10 @@ def _show_plan(job: Job, this: Session) -> None:
     prepared = prepare(
         job.model, job.method, job.budget, job.options, job.plan, job.target, job.allocate, job.context, job.cache
     )
+    need = need_of(prepared, job)
     if prepared.undecided:
         prepared = _decided(prepared, job)
-    found = described(prepared, job)
+    found = described(prepared, job, need)
     if this.json:
         this.emit(found)
         return
@@ -136,13 +139,11 @@ def _show_plan(job: Job, this: Session) -> None:
         entry | {"bytes": prepared.plan.part_bytes(part)}
         for entry, part in zip(found["plan"]["parts"], prepared.plan.parts, strict=True)
     ]
-    need = found["estimate"]
-    stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in need["seconds"].items())
     this.show(plan_table(parts))
     this.line(
         f"at most {found['bytes']:,} bytes, {found['bits']:.4f} bits a weight; "
         f"the smallest with these options: {found['smallest_bytes']:,} bytes, {found['smallest_bits']:.4f} bits\n"
-        f"about {need['total_seconds']:.0f} s ({stages}) and {need['memory_bytes'] / 1e6:,.0f} MB of memory"
+        f"{told(need)}"
     )
 
 
@@ -158,15 +159,11 @@ def _decided(prepared: Prepared, job: Job) -> Prepared:
         return solved(prepared, measured_table(prepared, windows, Path(scratch), job.seed))
 
 
-def described(prepared: Prepared, job: Job) -> dict[str, Any]:
+def described(prepared: Prepared, job: Job, need: Estimate) -> dict[str, Any]:
     """What ``--dry-run --json`` prints."""
-    from tailorbird.pipeline.calibration import BATCH
-    from tailorbird.pipeline.estimate import estimate, smallest
+    from tailorbird.pipeline.estimate import smallest
 
     least = smallest(prepared)
-    need = estimate(
-        prepared, job.samples * job.length, job.eval_tokens if job.evaluate else 0, -(-job.samples // BATCH)
-    )
     return {
         "model": job.model,
         "method": prepared.method.name,

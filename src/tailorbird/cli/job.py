@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tailorbird.cli.preflight import preflight
 from tailorbird.cli.session import Session, say
 
 if TYPE_CHECKING:
     from tailorbird.checkpoint import Checkpoint
+    from tailorbird.pipeline import Prepared
     from tailorbird.pipeline.compress import Result
+    from tailorbird.pipeline.estimate import Estimate
     from tailorbird.plan import Plan
     from tailorbird.runtime.decoder import Cached
 
@@ -70,6 +73,7 @@ def perform(job: Job, this: Session) -> dict[str, Any]:
             cache=job.cache,
             resume=job.resume,
             progress=bar,
+            before=None if job.resume else lambda prepared: preflight(need_of(prepared, job), job.out),
         )
     write_recipe(job.out, recipe_of(job, result), job.plan)
     this.interrupted = lambda: f"the artifact {job.out} is finished and verified; only its report is missing"
@@ -88,6 +92,15 @@ def perform(job: Job, this: Session) -> dict[str, Any]:
     for note in notes:
         say(f"note: {note}")
     return report | {"report": str(path), "notes": notes}
+
+
+def need_of(prepared: Prepared, job: Job) -> Estimate:
+    """Time, memory and disk of a job, with the evaluation that comes after it."""
+    from tailorbird.pipeline.calibration import BATCH
+    from tailorbird.pipeline.estimate import estimate
+
+    evaluated = job.eval_tokens if job.evaluate else 0
+    return estimate(prepared, job.samples * job.length, evaluated, -(-job.samples // BATCH), 1 + job.refine)
 
 
 def judged(job: Job, result: Result, source: Checkpoint, notes: list[str]) -> tuple[Any, list[dict[str, Any]]]:

@@ -69,6 +69,7 @@ def compress(
     cache: Cached = "bf16",
     resume: bool = False,
     progress: Progress = silent,
+    before: Callable[[Prepared], None] | None = None,
 ) -> Result:
     """Compress a model into a folder and verify what was written.
 
@@ -87,6 +88,7 @@ def compress(
         context, cache: tokens whose keys and values a budget in bytes counts, and how these are kept.
         resume: go on with an unfinished job of the same options; a finished one is given back as it is.
         progress: told about every finished piece.
+        before: called with the prepared job before anything is measured, fitted or written; what it raises ends it.
 
     Returns:
         The artifact with what was measured on the way. The same arguments give the same artifact digest on the
@@ -99,6 +101,8 @@ def compress(
     keep_little()
     data = recommender.windows(model, plan.method if plan else method, data, samples, seed)
     job = prepare(model, method, budget, options, plan, target, allocate, context, cache)
+    if before is not None:
+        before(job)
     data_in = calibration(job, data, samples, length, seed)
     windows = weighing(job, data, samples, length, seed) if job.undecided else None  # type: ignore[arg-type]
     partial = Partial(out, _identity(job, data_in, seed, windows, refine), resume)

@@ -1,40 +1,30 @@
-"""How long a job will take and how much memory it will need, before it begins.
+"""How long a job will take, how much memory and how much room on disk it will need, before it begins.
 
-Work is counted (products, swept weights, bytes) and divided by what this machine does in a short trial: one matrix
-product, and the method itself fitting a small random weight. docs/cli.md says how good that is.
+Work is counted (products, swept weights, bytes) and multiplied by what it took in short trials (`pipeline.trial`): one
+matrix product, the method itself fitting a small random weight, and the first block. docs/cli.md says how good that is.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from tailorbird.anatomy import Part
-from tailorbird.formats import Spec
 from tailorbird.kernels import dense
-from tailorbird.measure.block import Block
 from tailorbird.measure.states import SPILL_BYTES
-from tailorbird.measure.statistics import SAMPLE, Stats
-from tailorbird.method import Method
+from tailorbird.measure.statistics import SAMPLE
 from tailorbird.pipeline.allocation import MASKED
-from tailorbird.pipeline.calibration import ESTIMATE, HELD_BACK
+from tailorbird.pipeline.calibration import BATCH, ESTIMATE, HELD_BACK
 from tailorbird.pipeline.prepare import Prepared, fitted_first
+from tailorbird.pipeline.trial import LEARN_ROWS, TRIAL_COLS, block_trial, fit_trial, product_rate, timed, tune_trial
 from tailorbird.pipeline.turn import ROWS, TOKENS
 from tailorbird.plan import Plan
 from tailorbird.score.losses import TOP
 from tailorbird.score.mask import MASKS
 from tailorbird.score.output import ROWS as OUTPUT_ROWS
-from tailorbird.transform.learn import BATCH, STEPS
+from tailorbird.transform.learn import BATCH as LEARN_BATCH
+from tailorbird.transform.learn import STEPS
 
-TRIAL_COLS = 512
-TRIAL_ROWS = (128, 1024)
-TRIAL_BITS = 4
-LEARN_ROWS = (64, 512)
 # Outputs a method that asks for inputs compares at once, at most.
 OUTPUTS = 2**26
 # Bytes a second at which weights are read, converted, digested and written.
@@ -47,6 +37,14 @@ ROUNDING = 50e6
 FORWARD = 0.6
 # Learning does more of them on the same few weights.
 LEARNING = 0.75
+# Tokens of a window in the trial, at most.
+WINDOW = 512
+# What a word of the vocabulary takes in memory: as its file is read, and with a tokenizer in use.
+TOKENIZER_READ, TOKENIZER = 700, 1600
+# The share of rows in the largest class, where rows are in classes.
+CLASS = 0.5
+# Bytes on disk for what is known of a part while its job is unfinished.
+FACTS = 2048
 # Bytes a method that learns holds for a weight: parameters, gradients, the best so far, what the backward pass needs.
 LEARNED = 32
 
@@ -60,11 +58,13 @@ class Estimate:
             (with packing), evaluate.
         total_seconds: their sum.
         memory_bytes: peak, above what the interpreter with its libraries takes.
+        disk_bytes: most that is on disk at once: the artifact in the making, and what does not fit into memory.
     """
 
     seconds: dict[str, float]
     total_seconds: float
     memory_bytes: int
+    disk_bytes: int
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -78,47 +78,53 @@ def smallest(job: Prepared) -> Prepared:
 
 
 @dense.fast()
-def estimate(job: Prepared, tokens: int, evaluated: int = 0, batches: int = 1) -> Estimate:
-    """Seconds and bytes of memory of a job on this machine; takes a second or two itself.
+def estimate(job: Prepared, tokens: int, evaluated: int = 0, batches: int = 1, attempts: int = 1) -> Estimate:
+    """Seconds and bytes of a job on this machine; takes a few seconds itself.
 
     Args:
         job: what was prepared.
         tokens: of calibration text.
         evaluated: predictions the evaluation afterwards scores, by the original and by the artifact.
         batches: in which the calibration text comes.
+        attempts: plans that are fitted, at most, where bits are shared out by measured losses.
     """
-    rate = _product_rate()
+    rate = product_rate()
     inner = [part for part in job.plan.parts if part.block is not None]
-    numel = sum(part.numel for part in inner)
     weights = job.plan.numel
     seconds = {
-        "measure": _measuring(job, inner, tokens, rate) if job.method.needs else 0.0,
-        "fit": _fitting(job, rate) + _tuning(job, inner, tokens, batches, rate),
+        "measure": _measuring(job, inner, tokens, batches, rate) if job.method.needs else 0.0,
+        "fit": _fitting(job, rate) + _tuning(job, inner, tokens, batches, rate) + 4 * weights / STREAMING,
         "score": _scoring(job, inner, rate),
         "verify": FRESH + 4 * weights / STREAMING,
         "evaluate": 2 * (2 * evaluated * weights / (FORWARD * rate) + 4 * weights / STREAMING) if evaluated else 0.0,
     }
-    seconds["measure"] += 2 * 4 * numel / STREAMING
     if job.method.rotate == "learned":
         seconds["rotate"] = _learning(job, inner, tokens, rate)
-    return Estimate(seconds, sum(seconds.values()), _memory(job, inner, tokens, batches))
+    attempts = attempts if job.undecided and job.method.needs else 1
+    disk = _disk(job, inner, tokens, attempts)
+    return Estimate(seconds, sum(seconds.values()), _memory(job, inner, tokens, batches), disk)
 
 
 def _learning(job: Prepared, inner: list[Part], tokens: int, rate: float) -> float:
     """Two forward passes of every block, and the products of every step, forwards and backwards."""
     wide = job.model.parts[0].shape[1]
-    steps = STEPS * 6.0 * BATCH * (ROWS + TOKENS) * wide**2 if job.method.rotate_residual else 0.0
+    steps = STEPS * 6.0 * LEARN_BATCH * (ROWS + TOKENS) * wide**2 if job.method.rotate_residual else 0.0
     return (steps + 2 * 2.0 * tokens * sum(part.numel * part.uses for part in inner) / FORWARD) / rate
 
 
-def _measuring(job: Prepared, inner: list[Part], tokens: int, rate: float) -> float:
-    """Two forward passes of every block, three with the uncompressed model's, half a one before a tied embedding; and
-    the products of the Gram matrices."""
-    runs = 2 + ("reference" in job.method.needs) + 0.5 * any(map(fitted_first, job.pieces))
-    products = runs * 2.0 * tokens * sum(part.numel * part.uses for part in inner) / FORWARD
+def _measuring(job: Prepared, inner: list[Part], tokens: int, batches: int, rate: float) -> float:
+    """Two forward passes of every block, one of them with statistics; three with the uncompressed model's; half a one
+    before a tied embedding."""
+    more = ("reference" in job.method.needs) + 0.5 * any(map(fitted_first, job.pieces))
+    work = sum(part.numel * part.uses for part in inner)
+    trial = block_trial(job, max(1, min(WINDOW, tokens // (BATCH * batches))))
+    if trial is not None:
+        alike = work / trial.work
+        return alike * (tokens * (trial.measured + (1 + more) * trial.forward) + (2 + more) * trial.read)
+    products = (2 + more) * 2.0 * tokens * work / FORWARD
     if "gram" in job.method.needs:
         products += 2.0 * tokens * sum(cols**2 for _, cols in _inputs(job.plan.parts))
-    return products / rate
+    return products / rate + 2 * 4 * sum(part.numel for part in inner) / STREAMING
 
 
 def _scoring(job: Prepared, inner: list[Part], rate: float) -> float:
@@ -140,7 +146,7 @@ def _scoring(job: Prepared, inner: list[Part], rate: float) -> float:
 
 
 def _fitting(job: Prepared, rate: float) -> float:
-    fixed, each, deciding, factor = _trial(job.method, job.plan.parts)
+    fixed, each, deciding, factor = fit_trial(job.method, job.plan.parts)
     total = 0.0
     alone = not job.method.passes(1)
     for part in job.plan.parts:
@@ -158,23 +164,9 @@ def _tuning(job: Prepared, inner: list[Part], tokens: int, batches: int, rate: f
     passes, numel = job.method.passes(batches), sum(part.numel for part in inner)
     if not passes or not inner:
         return 0.0
-    small, large = (_timed(lambda n=rows: _tune(job.method, inner[0], n)) for rows in LEARN_ROWS)  # type: ignore[misc]
+    small, large = (timed(lambda n=rows: tune_trial(job.method, inner[0], n)) for rows in LEARN_ROWS)  # type: ignore[misc]
     each = max(0.0, large - small) / ((LEARN_ROWS[1] - LEARN_ROWS[0]) * TRIAL_COLS)
     return numel * (each + passes * 2.0 * tokens / (LEARNING * rate))
-
-
-def _tune(method: Method, like: Part, rows: int) -> None:
-    """Learn a block of one layer and one token: next to no forward pass."""
-    part = replace(like, name="trial", shape=(rows, TRIAL_COLS))
-    generator = torch.Generator().manual_seed(0)
-    weight, one = (torch.randn(*shape, TRIAL_COLS, generator=generator) for shape in ((rows,), (1, 1)))
-    stats = {"trial": Stats(torch.eye(TRIAL_COLS), torch.eye(TRIAL_COLS), TRIAL_COLS)}
-
-    def forward(hidden: Tensor, replaced: Mapping[str, Tensor]) -> Tensor:
-        return hidden @ replaced.get("trial.weight", weight).T
-
-    block = Block(0, [part], {"trial": weight}, {}, stats, [one], [one @ weight.T], 0, forward)
-    method.tune(block, {"trial": method.spec(part, TRIAL_BITS)})
 
 
 def _inputs(parts: Any) -> set[tuple[int | None, int]]:
@@ -182,52 +174,10 @@ def _inputs(parts: Any) -> set[tuple[int | None, int]]:
     return {(part.block, part.shape[1]) for part in parts}
 
 
-def _trial(method: Method, parts: Any) -> tuple[float, float, float, float]:
-    """Seconds for a column of a chunk, for a weight, for an output and column decided on, and for a cubed column."""
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(SAMPLE, TRIAL_COLS, generator=generator)
-    weight = torch.randn(TRIAL_ROWS[1], TRIAL_COLS, generator=generator)
-    cols = TRIAL_COLS
-    spec = method.spec(replace(parts[0], name="trial", shape=(TRIAL_ROWS[1], cols)), TRIAL_BITS)
-    gram = inputs.T @ inputs
-    shared = Stats(gram, inputs, SAMPLE)
-    deciding = _timed(lambda: method.decide(weight.clone(), shared, spec))
-    small, large = (_timed(lambda n=rows: _fit(method, weight[:n], shared, spec)) for rows in TRIAL_ROWS)  # type: ignore[misc]
-    fresh = _timed(lambda: _fit(method, weight[: TRIAL_ROWS[0]], Stats(gram, inputs, SAMPLE), spec))
-    each = max(0.0, (large - small) / (TRIAL_ROWS[1] - TRIAL_ROWS[0]))
-    fixed = max(0.0, small - each * TRIAL_ROWS[0])
-    return fixed / cols, each / cols, deciding / (SAMPLE * TRIAL_ROWS[1] * cols), max(0.0, fresh - small) / cols**3
-
-
-def _fit(method: Method, weight: Tensor, stats: Stats, spec: Spec) -> None:
-    method.fit(weight.clone(), stats, spec).pack()
-
-
-def _timed(work: Callable[[], Any]) -> float:
-    """The faster of two runs: the first one also warms up."""
-    took = []
-    for _ in range(2):
-        start = time.perf_counter()
-        work()
-        took.append(time.perf_counter() - start)
-    return min(took)
-
-
-def _product_rate(side: int = 768, seconds: float = 0.2) -> float:
-    """Floating-point operations a second of a float32 matrix product on this machine."""
-    one = torch.ones(side, side)
-    one @ one
-    start, count = time.perf_counter(), 0
-    while (took := time.perf_counter() - start) < seconds:
-        one @ one
-        count += 1
-    return 2.0 * side**3 * max(count, 1) / took
-
-
 def _memory(job: Prepared, inner: list[Part], tokens: int, batches: int) -> int:
     """The larger of the two peaks: measuring and fitting a block, or fitting the largest part outside the blocks."""
     needs = job.method.needs
-    states = min(SPILL_BYTES, 4 * tokens * max((part.shape[1] for part in inner), default=0)) if needs else 0
+    states = min(SPILL_BYTES, _states(job, inner, tokens)) if needs else 0
     states *= 1 + ("reference" in needs)
     kept = sum(tensor.numel() * tensor.element_size() for tensor in job.kept.values())
     blocks: dict[int | None, int] = {}
@@ -245,8 +195,24 @@ def _memory(job: Prepared, inner: list[Part], tokens: int, batches: int) -> int:
         block += LEARNED * max((size // 4 for size in blocks.values()), default=0)
         block += 8 * tokens // batches * sum(sum(part.shape) for part in inner) // max(1, len(blocks))
     outer = [part for part in job.plan.parts if part.block is None]
-    ends = max((4 * part.numel + _working(job, part) + grams.get(None, 0) for part in outer), default=0)
-    return int(states + kept + max(block, ends, _scoring_memory(job, inner)))
+    copied = 1 + CLASS * job.by_rows
+    ends = max((int(4 * copied * part.numel) + _working(job, part) + grams.get(None, 0) for part in outer), default=0)
+    words = max((part.shape[0] for part in outer if job.checkpoint and part.role == "embedding"), default=0)
+    words *= TOKENIZER if needs else TOKENIZER_READ
+    return int(words + states + kept + max(block, ends, _scoring_memory(job, inner)))
+
+
+def _states(job: Prepared, inner: list[Part], tokens: int) -> int:
+    """Bytes of the hidden states between two blocks."""
+    widths = [part.shape[1] for part in job.plan.parts if part.role == "embedding"] or [p.shape[1] for p in inner]
+    return 4 * tokens * max(widths, default=0)
+
+
+def _disk(job: Prepared, inner: list[Part], tokens: int, attempts: int) -> int:
+    """All attempts at the artifact, and the hidden states that are too large for memory."""
+    states = _states(job, inner, tokens)
+    spilled = (1 + ("reference" in job.method.needs)) * states if job.method.needs and states > SPILL_BYTES else 0
+    return attempts * job.nbytes + FACTS * len(job.plan.parts) + spilled
 
 
 def _scoring_memory(job: Prepared, inner: list[Part]) -> int:
