@@ -101,6 +101,7 @@ def estimate(job: Prepared, tokens: int, evaluated: int = 0, batches: int = 1, a
     if job.method.rotate == "learned":
         seconds["rotate"] = _learning(job, inner, tokens, rate)
     attempts = attempts if job.undecided and job.method.needs else 1
+    seconds["measure"], seconds["fit"] = attempts * seconds["measure"], attempts * seconds["fit"]
     disk = _disk(job, inner, tokens, attempts)
     return Estimate(seconds, sum(seconds.values()), _memory(job, inner, tokens, batches), disk)
 
