@@ -19,8 +19,13 @@ CPP = HERE.parents[1] / "src" / "tailorbird" / "kernels" / "cpp"
 COMPILER = shutil.which(os.environ.get("CXX", "c++"))
 CROSS, QEMU = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
 FLAGS = ["-std=c++20", "-ffp-contract=off", "-w", "-pthread", f"-I{CPP}"]
-SANITIZERS = ["-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]  # -O0: every read and write
-PLAIN = ("kernels", "matrix", "pool", "trellis", "trellis_portable", "trellis_search", "variant_portable")
+# -O0: every read and write.
+SANITIZERS = ["-O0", "-g1", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
+PLAIN = (
+    *("bandwidth", "cache", "decoder", "kernels", "layers", "matrix", "pool", "table"),
+    *("trellis", "trellis_portable", "trellis_search", "variant_portable"),
+)
+DRIVERS = ("fuzz", "fuzz_decoder")
 SOURCES: dict[str, list[str]] = {name: [] for name in PLAIN}
 AVX512 = [*(f"-mavx512{kind}" for kind in ("f", "bw", "vl", "dq", "vbmi", "vnni")), "-mgfni", "-mf16c"]
 AVX2 = ["-mavx2", "-mf16c"]
@@ -33,7 +38,8 @@ VARIANTS = {"x86_64": X86, "AMD64": X86, "aarch64": ARM, "arm64": ARM}
 def build(folder: Path, compiler: str, flags: list[str], variants: dict[str, list[str]]) -> Path:
     """Compile the kernels with these variants and the driver, two files at a time."""
     folder.mkdir()
-    jobs = {CPP / f"{name}.cpp": extra for name, extra in (SOURCES | variants).items()} | {HERE / "fuzz.cpp": []}
+    jobs = {CPP / f"{name}.cpp": extra for name, extra in (SOURCES | variants).items()}
+    jobs |= {HERE / f"{name}.cpp": [] for name in DRIVERS}
     define = ["-DTAILORBIRD_X86"] * (variants is X86) + ["-DTAILORBIRD_ARM"] * (variants is ARM)
 
     def compile_one(source: Path) -> str:
@@ -49,7 +55,7 @@ def build(folder: Path, compiler: str, flags: list[str], variants: dict[str, lis
 
 def run(*command: str | Path) -> list[str]:
     """What 300 cases print: the variants, a digest each, the number of cases."""
-    done = subprocess.run([*command, "300", "1"], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*command, "300", "1"], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 302 and lines[-1] == "300 cases"

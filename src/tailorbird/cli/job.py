@@ -73,7 +73,7 @@ def perform(job: Job, this: Session) -> dict[str, Any]:
             cache=job.cache,
             resume=job.resume,
             progress=bar,
-            before=None if job.resume else lambda prepared: preflight(need_of(prepared, job), job.out),
+            before=lambda prepared: None if job.resume else preflight(need_of(prepared, job), job.out),
         )
     write_recipe(job.out, recipe_of(job, result), job.plan)
     this.interrupted = lambda: f"the artifact {job.out} is finished and verified; only its report is missing"

@@ -69,26 +69,23 @@ def compress(
     cache: Cached = "bf16",
     resume: bool = False,
     progress: Progress = silent,
-    before: Callable[[Prepared], None] | None = None,
+    before: Callable[[Prepared], object] = lambda job: None,
 ) -> Result:
     """Compress a model into a folder and verify what was written.
 
     Args:
         model: a folder, also of a recommender, a GGUF file, a Hub id, ``demo:gemma-270m``, or a torch module.
         out: folder of the artifact; it must not exist, unless a job is resumed.
-        method: name of a registered method.
+        method, options: name of a registered method, and its options.
         budget: such as ``3bits`` or ``120MB`` or several; 4.5 bits without one and without a plan.
         data: calibration text (file or ``hub:`` name), None for the packaged text; input batches for a module.
         samples, length, seed: calibration windows, tokens of one, and the seed of every random choice.
-        options: options of the method.
-        plan: an edited plan to apply.
-        target: name of a runtime whose rules the plan obeys, so that an export to it changes no weight.
+        plan, target: an edited plan to apply; a runtime whose rules the plan obeys, so that exports change no weight.
         allocate: how bits are shared out among the parts, see `tailorbird.pipeline.prepare.ALLOCATORS`.
         refine: how often at most they are shared out anew after the finished model showed what it really lost.
         context, cache: tokens whose keys and values a budget in bytes counts, and how these are kept.
         resume: go on with an unfinished job of the same options; a finished one is given back as it is.
-        progress: told about every finished piece.
-        before: called with the prepared job before anything is measured, fitted or written; what it raises ends it.
+        progress, before: told about every finished piece; the prepared job before its work begins, which it may refuse.
 
     Returns:
         The artifact with what was measured on the way. The same arguments give the same artifact digest on the
@@ -101,8 +98,7 @@ def compress(
     keep_little()
     data = recommender.windows(model, plan.method if plan else method, data, samples, seed)
     job = prepare(model, method, budget, options, plan, target, allocate, context, cache)
-    if before is not None:
-        before(job)
+    before(job)
     data_in = calibration(job, data, samples, length, seed)
     windows = weighing(job, data, samples, length, seed) if job.undecided else None  # type: ignore[arg-type]
     partial = Partial(out, _identity(job, data_in, seed, windows, refine), resume)

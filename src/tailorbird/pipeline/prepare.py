@@ -7,7 +7,7 @@ import lzma
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -190,13 +190,14 @@ def prepare(
     )  # fmt: skip
     if plan is not None:
         _check_rules(draft)
-    ready = draft
-    if plan is None:
-        ready = within(
-            draft, lambda room: uniform(model.parts, draft.spec, size, room, rules, draft.lead, draft.method.least_ends)
-        )
+    ready = draft if plan else within(draft, partial(_uniform, draft))
     ready.check(ready.nbytes, ready.bits, "the plan takes")
     return ready
+
+
+def _uniform(draft: Prepared, room: int) -> dict[str, Spec]:
+    least = draft.method.least_ends
+    return uniform(draft.model.parts, draft.spec, size, room, draft.rules, draft.lead, least)
 
 
 def fitted_first(piece: Segment) -> bool:

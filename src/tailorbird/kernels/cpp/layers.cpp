@@ -196,7 +196,11 @@ float to_int8(const float* x, int64_t dim, int8_t* out) {
   float most = 0;
   for (int64_t d = 0; d < dim; ++d) most = std::max(most, std::fabs(x[d]));
   const float inverse = most > 0 ? 127.0f / most : 0.0f;
-  for (int64_t d = 0; d < dim; ++d) out[d] = static_cast<int8_t>(std::nearbyint(x[d] * inverse));
+  for (int64_t d = 0; d < dim; ++d) {
+    const float code = std::nearbyint(x[d] * inverse);
+    // What is no number, and what overflows beside the smallest of numbers, has no code.
+    out[d] = std::fabs(code) <= 127 ? static_cast<int8_t>(code) : int8_t{0};
+  }
   return most / 127.0f;
 }
 
