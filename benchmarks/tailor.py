@@ -17,11 +17,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 from datetime import date
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy; small products wait for threads more than they gain
 import numpy as np
 import torch
 from tailor_cost import WIDTH, cost  # beside this file, like the two below
