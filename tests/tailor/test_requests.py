@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -20,7 +22,8 @@ from tailorbird.tailor.intellectreq import (
     uncertainty,
 )
 from tailorbird.tailor.patch import full
-from tailorbird.tailor.requests import ALWAYS, NEVER, POLICIES, Situation, calibrate, drift, every, rate, replay
+from tailorbird.tailor.requests import ALWAYS, NEVER, POLICIES, Situation, calibrate, diced, drift, every, rate, replay
+from tailorbird.tailor.simulate import Fleet, replayed
 from tailorbird.tailor.staleness import NEVER as ABSENT
 from tailorbird.tailor.staleness import Stream, quality, rank_table, ranks_of, send, stream_of
 from tailorbird.tasks.sequences.dataset import Sequences
@@ -54,6 +57,38 @@ def test_budgets_are_kept(name: str, budget: float) -> None:
     threshold = calibrate(STATES, POLICIES[name], budget, seed=7)
     assert budget - 0.04 <= rate(replay(STATES, POLICIES[name], threshold, seed=7)) <= budget
     assert rate(replay(STATES, POLICIES[name], threshold, seed=8)) == pytest.approx(budget, abs=0.05)
+
+
+def test_dice_ask_exactly_so_often() -> None:
+    for requests in (0, 1, 777, 200 * 9):
+        used = diced(200, 10, requests, seed=3)
+        asked = used[:, 1:] == np.arange(1, 10)
+        assert asked.sum() == requests and (used[:, 0] == 0).all()
+        assert (used[:, 1:][~asked] == used[:, :-1][~asked]).all()  # whoever does not ask keeps what was there
+    assert (diced(200, 10, 777, seed=3) == diced(200, 10, 777, seed=3)).all()
+    assert (diced(200, 10, 777, seed=3) != diced(200, 10, 777, seed=4)).any()
+    with pytest.raises(UsageError, match="1801 requests"):
+        diced(200, 10, 1801)
+
+
+def test_learned_policies_are_held_against_dice_of_their_own_rate() -> None:
+    """Devices of the test turn more often than those of validation, so nobody keeps the budget."""
+    fleets = [
+        Fleet(stream, np.ones_like(stream.at), table, 5) for stream, table in (drifting(120, 0), drifting(120, 1))
+    ]
+    trial, real = fleets
+    states = real.stream.states.copy()
+    states[::2, 1::2] *= -1
+    real = replace(real, stream=replace(real.stream, states=states))
+    items = np.random.default_rng(1).standard_normal((6, 8)).astype(np.float32)
+    found = replayed(trial, real, items, budgets=(0.0, 0.3, 0.6))
+    rows = {(row["policy"], row["budget"]): row for row in found["rows"]}
+    assert [row["budget"] for row in found["against_random"]] == [0.3, 0.6] * 2
+    for row in found["against_random"]:
+        mine = rows[row["policy"], row["budget"]]
+        assert row["random_rate"] == pytest.approx(mine["rate"], abs=1e-12) == pytest.approx(row["rate"], abs=1e-12)
+    gaps = [abs(row["rate"] - rows["random", row["budget"]]["rate"]) for row in found["against_random"]]
+    assert max(gaps) > 0.05  # what the same budget would have compared
 
 
 def test_constants_never_ask_at_an_inner_threshold() -> None:
@@ -133,11 +168,12 @@ def drifting(devices: int, seed: int) -> tuple[Stream, np.ndarray]:
     states = random.normal(0, 0.3, (devices, events, 8))
     states[:, :, 0] += 2 * side
     table = np.full((devices, events, events + 1), ABSENT, np.int64)
+    table[:, :, 0] = 99
     for i in range(events):
         for j in range(i + 1):
             table[:, i, j + 1] = np.where(side[:, i] == side[:, j], 0, 99)
     items = np.where(side > 0, 1, 2).reshape(-1)  # what follows tells the sides apart, so stage 2 keeps them apart
-    split = last_events(Sequences("drift", np.array([0, 3, devices * events]), items, 5), 1)
+    split = last_events(Sequences("drift", np.arange(devices + 1) * events, items, 5), 1)
     at = np.arange(devices * events).reshape(devices, events)
     return Stream(split, np.arange(devices), at, states.astype(np.float32)), table
 
@@ -148,12 +184,12 @@ def test_a_detector_beats_dice_where_states_turn() -> None:
     report = learn(mapper(trial, items), trial, table)
     assert report.auc > 0.8
     real, truth = drifting(300, 1)
-    gains = {}
-    for name, policy in {"learned": report.requester, "random": POLICIES["random"]}.items():
-        threshold = calibrate(trial.states, policy, 0.5)
-        used = replay(real.states, policy, threshold)
-        assert rate(used) < 0.6
-        gains[name] = float(hit(ranks_of(truth, used), 10)[:, 1:].mean())
+    learned = replay(real.states, report.requester, calibrate(trial.states, report.requester, 0.5))
+    assert rate(learned) < 0.6
+    random = diced(300, 6, round(rate(learned) * 300 * 5))
+    assert rate(random) == pytest.approx(rate(learned), abs=1e-12)
+    uses = {"learned": learned, "random": random}
+    gains = {name: float(hit(ranks_of(truth, used), 10)[:, 1:].mean()) for name, used in uses.items()}
     old, fresh = (hit(ranks_of(truth, replay(real.states, drift, t)), 10)[:, 1:].mean() for t in (NEVER, ALWAYS))
     assert fresh == 1 and (gains["learned"] - old) / (fresh - old) > 0.95 > 0.9 > (gains["random"] - old) / (
         fresh - old

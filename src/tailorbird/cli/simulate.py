@@ -53,7 +53,8 @@ def _show(this: Session, found: dict[str, Any]) -> None:
     this.line(f"{found['devices']} devices, {found['events']} events each, {found['payload']:.0f} bytes a patch")
     for row in found["against_random"]:
         difference = f"{row['difference']:+.4f}, p {row['p']:.3f}"
-        this.line(f"{row['policy']} against random at {row['budget']:g}: NDCG@10 {difference}")
+        rates = f"{row['rate']:.3f} requests an event (budget {row['budget']:g})"
+        this.line(f"{row['policy']} against random at {rates}: NDCG@10 {difference}")
 
 
 def drawn(found: dict[str, Any]) -> str:

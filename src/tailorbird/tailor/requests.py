@@ -87,6 +87,28 @@ def replay(states: Floats, requester: Requester, threshold: float, seed: int = 0
     return used
 
 
+def diced(devices: int, events: int, requests: int, seed: int = 0) -> Ints:
+    """What `replay` returns for dice that ask exactly so often in all: what has to be beaten at the same rate.
+
+    Args:
+        devices: of a stream.
+        events: of each.
+        requests: of all devices, at any event but the first.
+        seed: of the dice.
+
+    Raises:
+        UsageError: more requests than events.
+    """
+    asks = np.zeros(devices * (events - 1), np.int64)
+    if not 0 <= requests <= len(asks):
+        raise UsageError(f"{requests} requests at {len(asks)} events", hint="one an event at most")
+    asks[np.random.default_rng(seed).permutation(len(asks))[:requests]] = 1
+    used = np.zeros((devices, events), np.int64)
+    used[:, 1:] = asks.reshape(devices, -1) * np.arange(1, events)
+    found: Ints = np.maximum.accumulate(used, axis=1)
+    return found
+
+
 def rate(used: Ints) -> float:
     """Requests by event, the first event apart."""
     return float((used[:, 1:] == np.arange(1, used.shape[1])).mean())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,8 @@ import numpy as np
 
 from tailorbird.tailor.folder import Tailored
 from tailorbird.tailor.intellectreq import learn, mapper
-from tailorbird.tailor.requests import POLICIES, Requester, calibrate, replay
+from tailorbird.tailor.manifest import Floats
+from tailorbird.tailor.requests import POLICIES, Requester, calibrate, diced, rate, replay
 from tailorbird.tailor.staleness import Stream, quality, rank_table, ranks_of, send, stream_of
 from tailorbird.tasks.sequences.dataset import Ints
 from tailorbird.tasks.sequences.metrics import ndcg, paired
@@ -56,6 +57,12 @@ def fleet(tailored: Tailored, split: Split, stage: Stage = "test", devices: int 
     return Fleet(stream, np.concatenate(sizes), np.concatenate(tables), window)
 
 
+def uplink(stream: Stream, window: int) -> Ints:
+    """Bytes of the request at every event, (devices, events): the ids of the latest events, `window` at most."""
+    found: Ints = ID_BYTES * np.minimum(stream.at - stream.split.data.offsets[stream.users][:, None], window)
+    return found
+
+
 def simulate(
     tailored: Tailored,
     split: Split,
@@ -75,42 +82,55 @@ def simulate(
 
     Returns:
         ``static``: quality without any head; ``rows``: policy, budget, rate, requests, bytes down and up a device and
-        quality; ``detector``: AUC of IntellectReq's; ``against_random``: p-values of learned policies at each budget.
+        quality; ``detector``: AUC of IntellectReq's; ``against_random``: p-values of learned policies at each budget,
+        next to dice with as many requests in the test stream (``rate``, ``random_rate``).
     """
     told("validation stream")
     trial = fleet(tailored, split, "validation", devices)
     told("test stream")
     real = fleet(tailored, split, "test", devices)
-    items = tailored.tensors["items.weight"][: tailored.trunk.shape.items + 1]
+    return replayed(trial, real, tailored.tensors["items.weight"][: tailored.trunk.shape.items + 1], budgets, told)
+
+
+def replayed(
+    trial: Fleet,
+    real: Fleet,
+    items: Floats,
+    budgets: Sequence[float] = BUDGETS,
+    told: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """What `simulate` returns, from the fleets of both stages and the table of items, (items + 1, width)."""
     mapped = mapper(trial.stream, items)
     learned = {
         name: learn(mapped, trial.stream, trial.table, gain=gain)
         for name, gain in (("intellectreq", False), ("intellectreq gain", True))
     }
     policies: dict[str, Requester] = POLICIES | {name: report.requester for name, report in learned.items()}
-    rows, values = [], {}
+    rows, against = [], []
     for name, policy in policies.items():
         told(f"policy {name}")
         for budget in budgets:
             threshold = calibrate(trial.stream.states, policy, budget, seed=1000)
             seeds = range(SEEDS if name == "random" else 1)
             uses = [replay(real.stream.states, policy, threshold, seed) for seed in seeds]
-            row, values[name, budget] = _row(real, uses)
+            row, gained = _row(real, uses)
             rows.append({"policy": name, "budget": budget} | row)
+            if name in learned and 0 < budget < 1:
+                against.append({"policy": name, "budget": budget} | _against(real, uses[0], gained))
     never = np.full(real.stream.at.shape, -1, np.int64)
     return {
         "devices": len(real.stream.users), "events": real.stream.at.shape[1], "payload": float(real.nbytes.mean()),
         "static": _plain(ranks_of(real.table, never)), "rows": rows,
         "detector": {name: {"auc": r.auc, "pairs": r.pairs} for name, r in learned.items()},
-        "against_random": _against(values, list(learned), budgets),
+        "against_random": against,
     }  # fmt: skip
 
 
 def _row(real: Fleet, uses: Sequence[Ints]) -> tuple[dict[str, Any], Any]:
     """Means over replays; quality's interval is of the first one, whose users differ as much as any."""
     events = np.arange(real.stream.at.shape[1])
+    up = uplink(real.stream, real.window)
     asked = [used == events for used in uses]  # the first event is the installation
-    known = np.minimum(real.stream.at - real.stream.split.data.offsets[real.stream.users][:, None], real.window)
     ranks = [ranks_of(real.table, used) for used in uses]
     gained = np.mean([ndcg(each, 10).mean(1) for each in ranks], axis=0)
     found = _plain(ranks[0]) if len(ranks) == 1 else _plain(np.concatenate(ranks, axis=1))
@@ -118,7 +138,7 @@ def _row(real: Fleet, uses: Sequence[Ints]) -> tuple[dict[str, Any], Any]:
         "rate": float(np.mean([each[:, 1:].mean() for each in asked])),
         "requests": float(np.mean([each[:, 1:].sum(1).mean() for each in asked])),
         "bytes_down": float(np.mean([(real.nbytes * each).sum(1).mean() for each in asked])),
-        "bytes_up": float(np.mean([(ID_BYTES * known * each).sum(1).mean() for each in asked])),
+        "bytes_up": float(np.mean([(up * each).sum(1).mean() for each in asked])),
     }
     return row | found, gained
 
@@ -127,12 +147,12 @@ def _plain(ranks: Ints) -> dict[str, Any]:
     return {name: dataclasses.asdict(value) for name, value in quality(ranks).items()}
 
 
-def _against(values: Mapping[Any, Any], learned: Sequence[str], budgets: Sequence[float]) -> list[dict[str, Any]]:
-    inner = [budget for budget in budgets if 0 < budget < 1]
-    return [
-        {
-            "policy": name, "budget": budget, "p": paired(values[name, budget], values["random", budget], draws=2000),
-            "difference": float((values[name, budget] - values["random", budget]).mean()),
-        }
-        for name in learned for budget in inner
-    ]  # fmt: skip
+def _against(real: Fleet, used: Ints, gained: Any) -> dict[str, Any]:
+    """A learned policy beside dice that ask as often in this very stream: a budget is only what both were promised."""
+    devices, events = used.shape
+    requests = round(rate(used) * devices * (events - 1))
+    row, dice = _row(real, [diced(devices, events, requests, seed) for seed in range(SEEDS)])
+    return {
+        "rate": rate(used), "random_rate": row["rate"],
+        "p": paired(gained, dice, draws=2000), "difference": float((gained - dice).mean()),
+    }  # fmt: skip

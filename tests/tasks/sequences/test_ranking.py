@@ -14,9 +14,14 @@ from tailorbird.errors import DataError
 from tailorbird.tasks.sequences import sources
 from tailorbird.tasks.sequences.baselines import markov, popularity
 from tailorbird.tasks.sequences.dataset import Ints, Sequences
-from tailorbird.tasks.sequences.metrics import auc, hit, interval, ndcg, paired, per_user, summary, user_auc
+from tailorbird.tasks.sequences.metrics import auc, beaten, hit, interval, ndcg, paired, per_user, summary
 from tailorbird.tasks.sequences.ranking import Scorer, draw_candidates, full_ranking, pessimistic, sampled_ranking
-from tailorbird.tasks.sequences.split import by_time, leave_one_out
+from tailorbird.tasks.sequences.split import Cases, Split, by_time, leave_one_out
+
+
+def by_hand(data: Sequences, users: list[int], at: list[int]) -> Split:
+    cases = Cases(np.array(users), np.array(at))
+    return Split(data, "by hand", np.zeros(data.users, np.int64), cases, cases)
 
 
 def constant(data: Sequences, value: float = 0.0) -> Scorer:
@@ -172,11 +177,41 @@ def test_auc() -> None:
     assert auc(labels, np.array([3.0, 1.0, 2.0, 0.0])) == 1
     assert auc(labels, np.array([1.0, 1.0, 1.0, 1.0])) == 0.5
     assert auc(labels, np.array([0.0, 1.0, 2.0, 2.0])) == pytest.approx((0 + 1.5) / 4)
-    users = np.array([1, 1, 2, 2, 3])
-    found = user_auc(users, np.array([True, False, True, True, False]), np.array([1.0, 0.0, 5.0, 6.0, 7.0]))
-    assert found.tolist() == [1.0]  # the others have one class
     with pytest.raises(DataError):
         auc(np.array([True]), np.array([1.0]))
+
+
+def test_auc_of_a_ranking() -> None:
+    """Two users, one with two cases; worked out by hand."""
+    data = Sequences("auc", np.array([0, 4, 7]), np.array([1, 2, 3, 1, 4, 4, 2]), 5)
+    split = by_hand(data, users=[0, 0, 1], at=[2, 3, 6])
+    scores = np.array([9, 1, 2, 3, 4, 3], np.float32)  # the pad's first; items 3 and 5 tie
+
+    def score(histories: Sequence[Ints]) -> npt.NDArray[np.float32]:
+        return np.tile(scores, (len(histories), 1))
+
+    ranks = full_ranking(split, score)
+    assert ranks.others.tolist() == [
+        2,
+        2,
+        3,
+    ]  # without what was met: {4, 5}; {4, 5} again, as 1 itself stays; {1, 3, 5}
+    # 3 is behind 4 and ties with 5; 1 is behind both; 2 is behind 3 and 5, above 1
+    np.testing.assert_allclose(beaten(ranks), [0, 0, 1 / 3])
+    found = summary(ranks, split)
+    assert found["auc"].mean == pytest.approx(1 / 9) and found["user auc"].mean == pytest.approx(1 / 6)
+    everything = full_ranking(split, score, seen=True)
+    assert everything.others.tolist() == [4, 4, 4]
+    np.testing.assert_allclose(beaten(everything), [2 / 4, 0, 1 / 4])
+    few = sampled_ranking(split, score, np.array([[1, 4], [2, 3], [1, 3]]))
+    np.testing.assert_allclose(beaten(few), [1 / 2, 0, 1 / 2])
+
+
+def test_an_interval_with_weights_draws_users() -> None:
+    values, counts = np.array([0.0, 1.0]), np.array([3, 1])
+    found = interval(values, weights=counts)
+    assert (found.mean, found.low, found.high) == (0.25, 0.0, 1.0)
+    assert interval(values, weights=np.array([2, 2])) == interval(values)
 
 
 def test_summary(cycles: Sequences) -> None:
@@ -184,3 +219,6 @@ def test_summary(cycles: Sequences) -> None:
     found = summary(full_ranking(split, markov(split)), split)
     assert str(found["hr@10"]) == "1.0000 [1.0000, 1.0000]" and found["coverage@10"] == 1.0
     assert {"mrr", "ndcg@10 tail users", "hr@10 head users"} <= set(found)
+    assert str(found["auc"]) == str(found["user auc"]) == "1.0000 [1.0000, 1.0000]"
+    worst = summary(full_ranking(split, constant(cycles)), split)  # ties count against it
+    assert str(worst["auc"]) == "0.0000 [0.0000, 0.0000]"

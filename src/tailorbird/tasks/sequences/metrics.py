@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,14 +47,25 @@ def reciprocal(ranks: Ints) -> Floats:
     return 1 / (ranks + 1.0)
 
 
+def beaten(ranks: Ranks) -> Floats:
+    """The AUC of every case: the share of the other candidates that stand below the right item, (cases,). A tie is not
+    below, and items of the history that were left out are no candidates."""
+    return 1 - np.minimum(ranks.ranks, ranks.others) / np.maximum(ranks.others, 1)
+
+
 def per_user(values: Floats, users: Ints) -> Floats:
     """Mean value of every user that has one, in the order of the users: a user counts once, however many cases."""
     counts, sums = np.bincount(users), np.bincount(users, values)
     return sums[counts > 0] / counts[counts > 0]
 
 
-def interval(values: Floats, seed: int = 0) -> Interval:
+def interval(values: Floats, seed: int = 0, weights: Ints | None = None) -> Interval:
     """Mean of independent values, one a user, and its bootstrap interval.
+
+    Args:
+        values: (users,).
+        seed: of the draws.
+        weights: (users,): how often each counts, such as its cases; once by default.
 
     Raises:
         DataError: there are none.
@@ -61,20 +73,29 @@ def interval(values: Floats, seed: int = 0) -> Interval:
     if not len(values):
         raise DataError("no user to take a mean over", hint="a larger data set, or other groups")
     random = np.random.default_rng(seed)
-    means = [values[random.integers(0, len(values), len(values))].mean() for _ in range(RESAMPLES)]
+
+    def mean(some: Any = slice(None)) -> float:
+        return float(np.average(values[some], weights=None if weights is None else weights[some]))
+
+    means = [mean(random.integers(0, len(values), len(values))) for _ in range(RESAMPLES)]
     low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(values.mean()), float(low), float(high))
+    return Interval(mean(), float(low), float(high))
 
 
 def summary(ranks: Ranks, split: Split, seed: int = 0) -> dict[str, Interval | float]:
-    """All figures of a ranking: hr@k, ndcg@k, mrr, coverage@10 (share of the catalogue that is ever among the first
-    ten), and hr@10 and ndcg@10 of the users with the shortest and the longest histories (a fifth each)."""
+    """All figures of a ranking: hr@k, ndcg@k, mrr, auc and user auc, coverage@10 (share of the catalogue that is ever
+    among the first ten), and hr@10 and ndcg@10 of the users with the shortest and the longest histories (a fifth each).
+
+    A user counts once in all of them but auc, the mean of `beaten` over cases; user auc is that of users' own means."""
     users = ranks.cases.user
     found: dict[str, Interval | float] = {}
     for k in CUTS:
         found[f"hr@{k}"] = interval(per_user(hit(ranks.ranks, k), users), seed)
         found[f"ndcg@{k}"] = interval(per_user(ndcg(ranks.ranks, k), users), seed)
     found["mrr"] = interval(per_user(reciprocal(ranks.ranks), users), seed)
+    won, cases = per_user(beaten(ranks), users), np.bincount(users)
+    found["auc"] = interval(won, seed, cases[cases > 0])
+    found["user auc"] = interval(won, seed)
     found["coverage@10"] = len(np.unique(ranks.top)) / split.data.count
     for name, mine in groups(ranks, split).items():
         chosen = ranks.ranks[mine], users[mine]
@@ -115,17 +136,7 @@ def auc(labels: npt.NDArray[np.bool_], scores: Floats) -> float:
     """
     positive, negative = int(labels.sum()), int((~labels).sum())
     if not positive or not negative or np.isnan(scores).any():
-        raise DataError("AUC needs both classes and numbers", hint="take user_auc for users of one class")
+        raise DataError("AUC needs both classes and numbers", hint="leave out groups of one class")
     _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
     rank = np.cumsum(counts) - (counts - 1) / 2  # from 1, equals share theirs
     return float((rank[place][labels].sum() - positive * (positive + 1) / 2) / (positive * negative))
-
-
-def user_auc(users: Ints, labels: npt.NDArray[np.bool_], scores: Floats) -> Floats:
-    """AUC of every user that has both classes, in the order of the users."""
-    found = []
-    for user in np.unique(users):
-        mine = users == user
-        if 0 < labels[mine].sum() < mine.sum():
-            found.append(auc(labels[mine], scores[mine]))
-    return np.array(found)

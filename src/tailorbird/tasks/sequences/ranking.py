@@ -31,6 +31,7 @@ class Ranks:
         ranks: int64 (cases,), from 0.
         top: int64 (cases, at most `TOP`): the best items, best first.
         candidates: items each right one stood among, itself included.
+        others: int64 (cases,): how many of them it had to beat; items of the history that were left out are none.
         protocol: how they were ranked, in words.
     """
 
@@ -38,6 +39,7 @@ class Ranks:
     ranks: Ints
     top: Ints
     candidates: int
+    others: Ints
     protocol: str
 
 
@@ -58,6 +60,7 @@ def full_ranking(
         DataError: scores of another shape.
     """
     cases, ranks, best = split.cases(stage), [], []
+    others = np.full(len(cases), split.data.count - 1)
     for start in range(0, len(cases), BATCH):
         users, ends = cases.user[start : start + BATCH], cases.at[start : start + BATCH]
         histories = [split.history(int(user), int(at)) for user, at in zip(users, ends, strict=True)]
@@ -67,13 +70,15 @@ def full_ranking(
         targets = split.data.items[ends]
         right = scores[np.arange(len(targets)), targets]
         if not seen:
-            for row, history in zip(scores, histories, strict=True):
-                row[history] = -np.inf
+            for row, (history, target) in enumerate(zip(histories, targets, strict=True)):
+                met = np.unique(history)
+                scores[row, met] = -np.inf
+                others[start + row] -= len(met) - (target in met)
         scores[np.arange(len(targets)), targets] = right
         ranks.append(pessimistic(scores, targets))
         best.append(_top(scores))
     words = f"full ranking of {split.data.count} items, {'with' if seen else 'without'} items of the history"
-    return Ranks(cases, np.concatenate(ranks), np.concatenate(best), split.data.count, words)
+    return Ranks(cases, np.concatenate(ranks), np.concatenate(best), split.data.count, others, words)
 
 
 def sampled_ranking(split: Split, score: Scorer, candidates: Ints, stage: Stage = "test") -> Ranks:
@@ -103,7 +108,8 @@ def sampled_ranking(split: Split, score: Scorer, candidates: Ints, stage: Stage 
         best.append(np.take_along_axis(among, np.argsort(-few, axis=1, kind="stable")[:, :TOP], axis=1))
     drawn = hashlib.sha256(np.ascontiguousarray(candidates, "<i8").tobytes()).hexdigest()[:12]
     words = f"SAMPLED: among {candidates.shape[1]} fixed candidates ({drawn})"
-    return Ranks(cases, np.concatenate(ranks), np.concatenate(best), candidates.shape[1] + 1, words)
+    others = np.full(len(cases), candidates.shape[1])
+    return Ranks(cases, np.concatenate(ranks), np.concatenate(best), candidates.shape[1] + 1, others, words)
 
 
 def draw_candidates(split: Split, count: int, seed: int, stage: Stage = "test") -> Ints:
