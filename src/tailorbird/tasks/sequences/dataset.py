@@ -14,6 +14,7 @@ from tailorbird.errors import DataError
 
 Ints = npt.NDArray[np.int64]
 MAX_ITEMS = 2**24
+MAX_NAME = 100  # characters of a user's or an item's: an array of texts is as wide as the longest
 
 
 @dataclass(frozen=True)
@@ -114,10 +115,12 @@ def sequences(
         licence: the terms of the data.
 
     Raises:
-        DataError: lists of unequal lengths, or nothing is left.
+        DataError: lists of unequal lengths, a name longer than `MAX_NAME`, or nothing is left.
     """
     if not len(users) == len(items) == len(times):
         raise _bad(name, "users, items and times differ in length")
+    if max((len(text) for column in (users, items) for text in column), default=0) > MAX_NAME:
+        raise _bad(name, f"a user or an item of more than {MAX_NAME} characters")
     user_of, item_of = (np.unique(np.asarray(column, dtype=str), return_inverse=True) for column in (users, items))
     user, item, time = user_of[1].astype(np.int64), item_of[1].astype(np.int64), np.asarray(times, np.int64)
     keep = _core(user, item, core)
