@@ -105,6 +105,14 @@ def test_any_folder_is_simulated(base: Path, data: Sequences, name: str) -> None
     assert found["devices"] == 6 and rows["every", 1.0]["requests"] == 2 and found["payload"] > 0
 
 
+@pytest.mark.parametrize("budget", [-0.1, 1.5, float("nan")])
+def test_a_bad_budget_is_refused_before_anything_is_made(base: Path, data: Sequences, budget: float) -> None:
+    said: list[str] = []
+    with pytest.raises(UsageError, match="budget"):
+        simulate(tailored.read(base / "duet"), last_events(data, 3), budgets=(0.5, budget), told=said.append)
+    assert not said
+
+
 def test_options_and_refusals(base: Path, tmp_path: Path, data: Sequences) -> None:
     with pytest.raises(UsageError, match="no system"):
         tailor_and_test(base / "trunk", data, tmp_path / "x", system="nobody")

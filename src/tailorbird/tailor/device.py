@@ -14,12 +14,13 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from tailorbird.errors import ArtifactError, UsageError
+from tailorbird.errors import ArtifactError
 from tailorbird.files import read_json
 from tailorbird.tailor.head import manifest_for, mapped, with_head
 from tailorbird.tailor.manifest import Floats, Manifest, Tensors, digest_of, manifest_of_json
 from tailorbird.tailor.unpack import PLAN, unpacked
 from tailorbird.tailor.wire import receive
+from tailorbird.tasks.sequences.dataset import check_items
 
 CONFIG, TENSORS, MANIFEST = "recommender.json", "model.safetensors", "manifest.json"
 PERSONAL = "personal.safetensors"  # adaptive tensors and prototypes, where they are not a head of zeros
@@ -61,10 +62,7 @@ class Device:
         Raises:
             UsageError: an item that is none of the trunk's.
         """
-        if history and not 1 <= min(history) <= max(history) <= int(self.shape["items"]):
-            raise UsageError(
-                f"items lie between 1 and {self.shape['items']}", hint="give numbers or titles of the data"
-            )
+        check_items(history, int(self.shape["items"]))
         ids = np.array(history[-int(self.shape["length"]) :] or [0], np.int64)
         return _STATES[self.name](ids, self.tensors, self.shape)
 

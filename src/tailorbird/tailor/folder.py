@@ -29,7 +29,7 @@ from tailorbird.tailor.patch import Patch
 from tailorbird.tailor.staleness import TOLERANCE
 from tailorbird.tailor.systems import FineTune, System, find
 from tailorbird.tailor.wire import encode
-from tailorbird.tasks.sequences.dataset import Ints
+from tailorbird.tasks.sequences.dataset import Ints, check_items
 from tailorbird.zoo.recommenders import folder
 from tailorbird.zoo.recommenders.model import Recommender
 
@@ -69,7 +69,12 @@ class Tailored:
         return self.system.patches(self.trunk, self.maker, histories, self.window, self.manifest)
 
     def message(self, history: Ints) -> bytes:
-        """The patch of a history, as it is sent."""
+        """The patch of a history, as it is sent.
+
+        Raises:
+            UsageError: an item that is none of the trunk's.
+        """
+        check_items(history.tolist(), self.trunk.shape.items)
         return encode(self.patches([history])[0], self.tensors, self.manifest, tolerance=TOLERANCE)
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.errors import DataError
+from tailorbird.errors import DataError, UsageError
 
 Ints = npt.NDArray[np.int64]
 MAX_ITEMS = 2**24
@@ -93,6 +93,16 @@ class Sequences:
         same = np.diff(self.times) == 0
         user = np.repeat(np.arange(self.users), self.lengths)
         return float((same & (np.diff(user) == 0)).sum() / len(self.items))
+
+
+def check_items(history: Sequence[int], count: int) -> None:
+    """Hold a history to the items there are; 0 pads and is none.
+
+    Raises:
+        UsageError: an item that lies outside.
+    """
+    if len(history) and not 1 <= min(history) <= max(history) <= count:
+        raise UsageError(f"items lie between 1 and {count}", hint="give numbers or titles of the data set")
 
 
 def sequences(

@@ -16,7 +16,8 @@ from torch.nn import functional
 
 from tailorbird.errors import UsageError
 from tailorbird.method import read_options
-from tailorbird.tasks.sequences.dataset import Ints, Sequences
+from tailorbird.tasks.sequences.dataset import Ints
+from tailorbird.tasks.sequences.split import Split
 
 Turn = Callable[[Tensor], Tensor]
 
@@ -88,9 +89,9 @@ class Recommender(nn.Module):
             self.items.weight[0].zero_()
 
     @classmethod
-    def sizes_of(cls, data: Sequences) -> dict[str, Any]:
-        """Those fields of its `Shape` that follow from the data."""
-        return {"items": data.count}
+    def sizes_of(cls, split: Split) -> dict[str, Any]:
+        """Those fields of its `Shape` that follow from the data; of events, only those of training may count."""
+        return {"items": split.data.count}
 
     def states(self, ids: Tensor) -> Tensor:
         """The state after every event.
