@@ -20,6 +20,7 @@ from tailorbird.tasks.sequences.dataset import Ints
 from tailorbird.tasks.sequences.split import Split
 
 Turn = Callable[[Tensor], Tensor]
+MAX_LAYERS = 1024
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,10 @@ class Shape:
             UsageError: a size below one, a width the heads do not divide, a dropout that is no share.
         """
         sizes = (self.items, self.length, self.width, self.layers, self.heads)
-        if min(sizes) < 1 or max(sizes) > 2**24 or self.width % self.heads or not 0 <= self.dropout < 1:
-            raise UsageError(
-                f"a recommender can't have {self}", hint="sizes of 1 and more; heads must divide the width"
-            )
+        good = 1 <= min(sizes) <= max(sizes) <= 2**24 and self.layers <= MAX_LAYERS
+        if not good or self.width % self.heads or not 0 <= self.dropout < 1:
+            hint = f"sizes of 1 and more, at most {MAX_LAYERS} layers; heads must divide the width"
+            raise UsageError(f"a recommender can't have {self}", hint=hint)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
