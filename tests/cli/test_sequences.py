@@ -32,6 +32,7 @@ def test_train_and_recommend(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert call(["train", "sasrec", "--data", "ml-latest-small", "--out", str(out), *ARGS]) == 0
     said = capsys.readouterr()
     assert "ndcg@10 tail users" in said.out and "epoch   1" in said.err
+    assert "order means nothing" in said.err
     page = (out / "report.html").read_text()
     assert "sasrec on ml-latest-small" in page and "head users" in page
     assert json.loads((out / "report.json").read_text())["settings"]["seed"] == 0
@@ -39,7 +40,9 @@ def test_train_and_recommend(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert call(["recommend", str(out), *history, "--count", "3", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert len(found["items"]) == 3 and found["history"][1] == 1
-    assert call(["recommend", str(out), "--history", "no such film"]) == 2
+    for odd in ("no such film", "0", "99999", "9" * 30, "9" * 5000):
+        assert call(["recommend", str(out), "--history", odd]) == 2
+    assert call(["recommend", str(out), *history, "--count", "0"]) == 2
     assert call(["train", "sasrec", "--data", "ml-latest-small", "--out", str(out)]) == 2
     assert call(["train", "sasrec", "--data", "ml-latest-small", "--out", "x", "--set", "epochs"]) == 2
     assert call(["train", "nobody", "--data", "ml-latest-small", "--out", str(tmp_path / "x")]) == 2

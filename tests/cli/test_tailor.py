@@ -68,6 +68,13 @@ def test_make_and_apply(folders: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert "hint" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("item", ["0", "9067", "99999", "9" * 18])
+def test_items_that_are_none(folders: Path, tmp_path: Path, item: str, capsys: pytest.CaptureFixture[str]) -> None:
+    patch = str(tmp_path / "patch")
+    assert call(["tailor", "make", str(folders / "mine"), "--history", "5", "--history", item, "--out", patch]) == 2
+    assert "items lie between 1 and 9066" in capsys.readouterr().err and not Path(patch).exists()
+
+
 def test_export(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     for name in ("mine", "trunk"):  # tailored, and as `tailorbird train` wrote it
@@ -111,6 +118,8 @@ def test_simulate(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         never, always = rows[policy, 0], rows[policy, 1]
         assert never["requests"] == 0 and always["requests"] == 2 and always["bytes_down"] > never["bytes_down"] > 0
         assert never["ndcg@10"] == rows["drift", 0]["ndcg@10"] or policy == "random"  # five replays, other intervals
+    for odd in (["--devices", "-5"], ["--budget", "1.5"], ["--budget", "nan"]):
+        assert call(["simulate", str(folders / "mine"), *odd]) == 2
     assert svg.read_text().startswith("<svg") and "intellectreq gain" in svg.read_text()
     assert call(args[:4]) == 0 and "against random" in capsys.readouterr().out
 

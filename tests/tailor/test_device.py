@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tailorbird.errors import ArtifactError
+from tailorbird.errors import ArtifactError, ModelError
 from tailorbird.files import write_json
 from tailorbird.tailor.device import CONFIG, MANIFEST, TENSORS, Device, load
 from tailorbird.tailor.head import NAMES, manifest_for, mapped, with_head
+from tailorbird.tailor.manifest import model_digest
 from tailorbird.tailor.patch import full, identity
 from tailorbird.tailor.wire import encode
 from tailorbird.zoo.recommenders import folder
@@ -98,12 +102,87 @@ def test_a_process_without_torch(tmp_path: Path, name: str) -> None:
     np.testing.assert_array_equal(np.load(tmp_path / "scores.npy"), np.stack([device.scores(h) for h in HISTORIES]))
 
 
+def edited(path: Path, **values: Any) -> None:
+    """The file with other values; of `shape`, those given."""
+    words = json.loads(path.read_text())
+    for key, value in values.items():
+        words[key] = words[key] | value if isinstance(value, dict) else value
+    path.write_text(json.dumps(words))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("sasrec", {"width": 2**20}), ("gru4rec", {"width": 2**20}), ("din", {"width": 2**20}),
+        ("sasrec", {"items": 39}), ("gru4rec", {"items": 2**24}), ("din", {"items": 41}),
+        ("sasrec", {"length": 2**24}), ("din", {"length": 7}),
+        ("sasrec", {"layers": 3}), ("gru4rec", {"layers": 2**24}), ("gru4rec", {"layers": 3}),
+        ("sasrec", {"heads": 0}), ("sasrec", {"heads": 3}), ("sasrec", {"width": -16}), ("gru4rec", {"length": None}),
+    ],
+)  # fmt: skip
+def test_sizes_are_held_to_the_files(tmp_path: Path, name: str, shape: dict[str, Any]) -> None:
+    """Before anything of these sizes is made, on the device and in the cloud."""
+    folder.save(tmp_path / "m", made(name), (), {})
+    edited(tmp_path / "m" / CONFIG, shape=shape)
+    with pytest.raises(ArtifactError):
+        load(tmp_path / "m")
+    with pytest.raises(ModelError):
+        folder.read(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"shape": {"heads": 4}}, {"shape": {"length": 4}}, {"name": "gru4rec"}, {"shape": {"dropout": 0.0}}],
+)
+def test_sizes_stand_in_the_manifest(tmp_path: Path, values: dict[str, Any]) -> None:
+    """Other heads fit the same tensors, and would give other scores without a word."""
+    model = made("sasrec")
+    folder.save(tmp_path / "m", model, (), {})
+    device = load(tmp_path / "m")
+    write_json(tmp_path / "m" / MANIFEST, device.manifest.to_json())
+    message = encode(full(random_head(), device.manifest), device.trunk, device.manifest)
+    load(tmp_path / "m").take(message)
+    edited(tmp_path / "m" / CONFIG, **values)
+    with pytest.raises(ArtifactError):
+        load(tmp_path / "m")
+    (tmp_path / "m" / MANIFEST).unlink()  # a trunk that nobody has tailored: its patches tell
+    if set(values.get("shape", {})) == {"heads"}:
+        with pytest.raises(ArtifactError, match="no patch of this manifest"):
+            load(tmp_path / "m").take(message)
+
+
+def test_manifests_of_before_are_read(tmp_path: Path) -> None:
+    """They do not name the sizes; the digest they have, and so their patches, stay."""
+    model = made("sasrec")
+    folder.save(tmp_path / "m", model, (), {})
+    device = device_of(model)
+    assert not device.manifest.model and "model" not in device.manifest.to_json()
+    write_json(tmp_path / "m" / MANIFEST, device.manifest.to_json())
+    load(tmp_path / "m").take(encode(full(random_head(), device.manifest), device.trunk, device.manifest))
+
+
+def test_entries_and_prototypes_are_the_trunks() -> None:
+    model = made("sasrec")
+    good = device_of(model)
+    entry = good.manifest.tensors[0]
+    for odd in (
+        replace(good.manifest, tensors=(replace(entry, name="nowhere"),)),
+        replace(good.manifest, tensors=(replace(entry, shape=(WIDTH, WIDTH + 1)),)),
+        replace(good.manifest, prototypes=1),
+    ):
+        with pytest.raises(ArtifactError, match="is not in"):
+            Device(model.name, model.shape.to_json(), good.trunk, odd)
+
+
 def test_damaged_folders(tmp_path: Path) -> None:
     model = made("sasrec")
     with pytest.raises(ArtifactError, match="missing"):
         load(tmp_path / "m")
     folder.save(tmp_path / "m", model, (), {})
-    assert load(tmp_path / "m").manifest == device_of(model).manifest  # nobody has tailored it yet
+    found = model_digest("sasrec", model.shape.to_json())
+    assert load(tmp_path / "m").manifest == replace(
+        device_of(model).manifest, model=found
+    )  # nobody has tailored it yet
     other = device_of(made("sasrec", items=41))
     write_json(tmp_path / "m" / MANIFEST, other.manifest.to_json())
     with pytest.raises(ArtifactError, match="not the manifest's"):
@@ -116,3 +195,7 @@ def test_damaged_folders(tmp_path: Path) -> None:
         Device("bert4rec", {}, {}, other.manifest)
     with pytest.raises(ArtifactError, match="no device runs"):
         Device("din", {"form": "published"}, {}, other.manifest)
+    for text in ("[]", '{"name": "sasrec"}', '{"name": "sasrec", "shape": 5}', '{"name": "sasrec", "shape": {}}'):
+        (tmp_path / "m" / CONFIG).write_text(text)
+        with pytest.raises(ArtifactError):
+            load(tmp_path / "m")

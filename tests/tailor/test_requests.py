@@ -143,6 +143,8 @@ def test_the_table_holds_every_age(cycles: Sequences, name: str) -> None:
         assert table[device, 1, 1] == sum(scores[i] >= scores[target] for i in among) - 1
     with pytest.raises(DataError, match="no stream"):
         stream_of(leave_one_out(cycles), model)
+    with pytest.raises(UsageError, match="-5 devices"):
+        stream_of(split, model, devices=-5)
 
 
 def test_heads_go_through_the_wire(cycles: Sequences) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tailorbird.errors import UsageError
+from tailorbird.errors import ArtifactError, ModelError, UsageError
 from tailorbird.tailor import folder as tailored
 from tailorbird.tailor.device import load
 from tailorbird.tailor.head import NAMES, mapped
@@ -103,6 +105,64 @@ def test_any_folder_is_simulated(base: Path, data: Sequences, name: str) -> None
     found = simulate(tailored.read(base / name), last_events(data, 3), budgets=(0.0, 1.0), devices=6)
     rows = {(row["policy"], row["budget"]): row for row in found["rows"]}
     assert found["devices"] == 6 and rows["every", 1.0]["requests"] == 2 and found["payload"] > 0
+
+
+@pytest.mark.parametrize("budget", [-0.1, 1.5, float("nan")])
+def test_a_bad_budget_is_refused_before_anything_is_made(base: Path, data: Sequences, budget: float) -> None:
+    said: list[str] = []
+    with pytest.raises(UsageError, match="budget"):
+        simulate(tailored.read(base / "duet"), last_events(data, 3), budgets=(0.5, budget), told=said.append)
+    assert not said
+
+
+def test_a_wide_head_has_room(tmp_path: Path, data: Sequences) -> None:
+    """The message grows with the square of the width; int8 deltas of width 96 take more than 16 kB."""
+    about = {"data": {"name": "made", "digest": data.digest, "split": "last-3"}}
+    folder.save(tmp_path / "trunk", made("sasrec", items=ITEMS, width=96), (), about)
+    found = tailor_and_test(tmp_path / "trunk", data, tmp_path / "wide", SETTINGS | {"epochs": 1})
+    assert found["payload"] > 16_384
+    device = load(tmp_path / "wide")
+    device.take(tailored.read(tmp_path / "wide").message(data.items[:5]))
+    assert load(tmp_path / "trunk").manifest.max_bytes == device.manifest.max_bytes < 2**17
+
+
+def test_a_head_that_no_message_holds_is_told_before_training(
+    base: Path, tmp_path: Path, data: Sequences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr("tailorbird.tailor.head.MAX_BYTES", 1000)
+    with pytest.raises(UsageError, match="a head of width 16") as caught:
+        tailor_and_test(base / "trunk", data, tmp_path / "x", SETTINGS, told.append)
+    assert not told and "--shape width" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "change"),
+    [
+        ("persona", "tailor.json", {"options": {"groups": -1, "clip": 0.5}}),
+        ("persona", "tailor.json", {"options": {"groups": 2**30, "clip": 0.5}}),
+        ("persona", "tailor.json", {"options": {"groups": 60_000, "clip": 0.5}}),
+        ("persona", "tailor.json", {"options": {"groups": 3, "clip": 0.5}}),
+        ("persona", "tailor.json", {"options": {"groups": 2, "clip": "wide"}}),
+        ("duet", "tailor.json", {"options": [1]}),
+        ("duet", "tailor.json", {"settings": {"window": 2.5}}),
+        ("duet", "tailor.json", {"method": "diet"}),
+        ("diet", "tailor.json", {"options": {"share": -0.5}}),
+        ("duet", "manifest.json", {"tensors": [{"name": "x", "shape": [1], "actions": [], "max_abs": 1.0}]}),
+        ("duet", "manifest.json", {"prototypes": 2}),
+        ("duet", "manifest.json", {"trunk": "0" * 64}),
+        ("duet", "recommender.json", {"shape": {"items": ITEMS, "length": 8, "width": 16, "layers": 2, "heads": 4}}),
+    ],
+)
+def test_damaged_words(base: Path, tmp_path: Path, name: str, file: str, change: dict[str, Any]) -> None:
+    shutil.copytree(base / name, tmp_path / "bad")
+    words = json.loads((tmp_path / "bad" / file).read_text())
+    (tmp_path / "bad" / file).write_text(json.dumps(words | change))
+    with pytest.raises((ModelError, ArtifactError)):
+        tailored.read(tmp_path / "bad")
+    if file != "tailor.json":  # which a device never sees
+        with pytest.raises(ArtifactError):
+            load(tmp_path / "bad")
 
 
 def test_options_and_refusals(base: Path, tmp_path: Path, data: Sequences) -> None:

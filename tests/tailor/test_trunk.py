@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import tailorbird
+from tailorbird.artifact.manifest import Manifest
 from tailorbird.errors import ArtifactError, DataError, ModelError, UsageError
 from tailorbird.fit.groups import minmax
 from tailorbird.fit.sweep import sweep
@@ -204,3 +205,69 @@ def test_refusals(tmp_path: Path, data: Sequences, monkeypatch: pytest.MonkeyPat
             read(tmp_path / "bad")
     about = json.loads((tmp_path / "small" / "recommender.json").read_text())
     assert about["data"]["name"] == "made"
+
+
+def test_a_device_verifies_the_files(tmp_path: Path, data: Sequences) -> None:
+    """Every file but the manifest itself, whoever reads it."""
+    trained(tmp_path / "trunk", "sasrec", data)
+    artifact = small(tmp_path, "rtn", 4)
+    packed, _ = read(tmp_path / "small")
+    made = tailored.Tailored(packed, DUET(), Duet(WIDTH), manifest_for(tensors_of(packed)), 0, {})
+    tailored.save(tmp_path / "mine", tmp_path / "small", made, Settings(), {"log": []})
+    for name in artifact.manifest.files:
+        for place, source in (("small", tmp_path / "small"), ("mine/trunk", tmp_path / "mine")):
+            path = tmp_path / place / name
+            whole = path.read_bytes()
+            other = whole.replace(b"\n", b" ", 1) if name.endswith(".json") else whole[:-1] + bytes([whole[-1] ^ 1])
+            path.write_bytes(other)
+            with pytest.raises(ArtifactError, match="digest"):
+                load(source)
+            path.write_bytes(whole)
+            load(source)
+
+
+@pytest.mark.parametrize(
+    "change", [{"group_size": 0}, {"group_size": "x"}, {"group_size": 5}, {"bits": 9}, {"bits": []}, {"bits": 10**9}]
+)
+def test_no_format(change: dict[str, Any]) -> None:
+    spec = PlaneSpec.uniform(4, 16, 16)
+    arrays = {name: a.numpy() for name, a in sweep(torch.randn(11, 16), spec, minmax).pack().arrays.items()}
+    with pytest.raises(ValueError, match=r"groups of|bits"):
+        weight(spec.to_json() | change, 11, 16, arrays)
+    with pytest.raises(ValueError, match="format"):
+        weight("planes", 11, 16, arrays)  # type: ignore[arg-type]
+    odd = {"kind": "rows", "classes": [{"rows": 2**40} | spec.to_json(), {"rows": 1} | spec.to_json()]}
+    with pytest.raises(ValueError, match="other rows"):
+        weight(odd, 11, 16, {"classes": np.zeros(2, np.uint8)})
+
+
+@pytest.mark.parametrize(
+    "form", [{"group_size": 0}, {"group_size": -1}, "text", None, [], {"kind": "rows", "classes": 5}, {"bits": None}]
+)
+def test_a_plan_with_its_digest_is_no_reason_to_trust_it(tmp_path: Path, data: Sequences, form: Any) -> None:
+    trained(tmp_path / "trunk", "sasrec", data)
+    small(tmp_path, "rtn", 4)
+    plan = json.loads((tmp_path / "small" / "plan.json").read_text())
+    part = plan["parts"][0]
+    part["format"] = part["format"] | form if isinstance(form, dict) else form
+    (tmp_path / "small" / "plan.json").write_text(json.dumps(plan))
+    Manifest.of(tmp_path / "small", {}).write(tmp_path / "small")
+    with pytest.raises(ArtifactError):
+        load(tmp_path / "small")
+    with pytest.raises(ArtifactError):
+        read(tmp_path / "small")
+
+
+@pytest.mark.parametrize("shape", [{"width": 2**20}, {"layers": 1000}, {"layers": 1}, {"items": 2**24}])
+def test_sizes_are_the_artifacts(tmp_path: Path, data: Sequences, shape: dict[str, int]) -> None:
+    trained(tmp_path / "trunk", "sasrec", data)
+    small(tmp_path, "rtn", 4)
+    path = tmp_path / "small" / "recommender.json"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps(about | {"shape": about["shape"] | shape}))
+    Manifest.of(tmp_path / "small", {}).write(tmp_path / "small")
+    with pytest.raises(ModelError):
+        read(tmp_path / "small")
+    if shape != {"layers": 1}:
+        with pytest.raises(ArtifactError):
+            load(tmp_path / "small")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tailorbird.errors import UsageError
 from tailorbird.tasks.sequences.dataset import Sequences
 from tailorbird.tasks.sequences.ranking import full_ranking
-from tailorbird.tasks.sequences.split import leave_one_out
+from tailorbird.tasks.sequences.split import by_time, last_events, leave_one_out
 from tailorbird.zoo.recommenders.delta import chunked, recurrent
 from tailorbird.zoo.recommenders.hytrec import HyTRec, HyTRecShape
 from tailorbird.zoo.recommenders.hytrec_layers import Attention, Memory, Moment
@@ -208,8 +209,25 @@ def test_work_grows_with_the_length() -> None:
     assert work(1024, attention="full") / work(512, attention="full") > 3
 
 
+@pytest.mark.parametrize("divide", [leave_one_out, by_time, lambda data: last_events(data, 2)])
+def test_the_period_knows_no_time_of_the_test(divide: Any) -> None:
+    """Nor of validation: only the times of training events count."""
+    random = np.random.default_rng(0)
+    times = np.sort(random.integers(0, 1000, (6, 12)) * 100, axis=1).reshape(-1)
+    items, offsets = random.integers(1, 9, 72), np.arange(0, 73, 12)
+    split = divide(Sequences("made", offsets, items, 8, times))
+    later = times.copy()
+    for user in range(6):
+        later[split.train_end[user] : offsets[user + 1]] += 10**6
+    trained = HyTRec.sizes_of(split)
+    assert HyTRec.sizes_of(dataclasses.replace(split, data=Sequences("made", offsets, items, 8, later))) == trained
+    last = split.train_end - 1
+    spans, gaps = (times[last] - times[offsets[:-1]])[last >= offsets[:-1]], (last - offsets[:-1]).clip(0)
+    assert trained["period"] == pytest.approx(spans.sum() / gaps.sum())
+
+
 def test_the_period_follows_from_the_data(cycles: Sequences) -> None:
-    assert HyTRec.sizes_of(cycles) == {"items": 12, "period": 1.0}
+    assert HyTRec.sizes_of(leave_one_out(cycles)) == {"items": 12, "period": 1.0}
     for odd in ({"recent": 0}, {"period": math.inf}, {"freshness": "new"}, {"attention": "none"}, {"every": 0}):
         with pytest.raises(UsageError):
             made(**odd)

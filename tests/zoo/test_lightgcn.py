@@ -20,7 +20,7 @@ from tailorbird.zoo.recommenders.training import begin, train
 
 def made(data: Sequences, **sizes: Any) -> LightGCN:
     torch.manual_seed(0)
-    sizes = LightGCN.sizes_of(data) | {"width": 8, "layers": 3} | sizes
+    sizes = LightGCN.sizes_of(leave_one_out(data)) | {"width": 8, "layers": 3} | sizes
     return LightGCN(GraphShape(**sizes)).eval()
 
 

@@ -14,6 +14,12 @@ app = typer.Typer(help="Data sets of events by user: what there is, and fetching
 TIED = 0.01  # share of events without an order of their own from which a warning is due
 
 
+def warn_of_ties(tied: float) -> None:
+    """Say it where the order of many events means nothing."""
+    if tied > TIED:
+        say(f"warning: {tied:.0%} of the events have the time of the one before them: their order means nothing")
+
+
 def listed(context: typer.Context, recipe: Recipe = None, json: Json = False) -> None:
     """List the data sets by name, with their terms."""
     from tailorbird.tasks.sequences.sources import SOURCES
@@ -45,8 +51,7 @@ def get(
         "name": data.name, "users": data.users, "items": data.count, "events": len(data.items),
         "times": data.times is not None, "tied": data.tied, "digest": data.digest, "licence": data.licence,
     }  # fmt: skip
-    if data.tied > TIED:
-        say(f"warning: {data.tied:.0%} of the events have the time of the one before them: their order means nothing")
+    warn_of_ties(data.tied)
     if this.json:
         this.emit(facts)
         return

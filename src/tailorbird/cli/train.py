@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tailorbird.cli.data import warn_of_ties
 from tailorbird.cli.options import Json, Recipe
 from tailorbird.cli.session import Session, say, session
 from tailorbird.errors import UsageError
@@ -40,7 +41,9 @@ def command(
     this = session(context)
     this.interrupted = lambda: f"go on with --resume; the last finished epoch is kept beside {out}"
     options = {"shape": pairs(shape), "settings": pairs(settings)}
-    found = train_and_test(kind, store.load(data), split, out, resume=resume, told=_told, **options)
+    events = store.load(data)
+    warn_of_ties(events.tied)
+    found = train_and_test(kind, events, split, out, resume=resume, told=_told, **options)
     if this.json:
         this.emit(found)
     else:

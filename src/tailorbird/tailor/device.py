@@ -14,14 +14,16 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from tailorbird.errors import ArtifactError, UsageError
+from tailorbird.errors import ArtifactError
 from tailorbird.files import read_json
 from tailorbird.tailor.head import manifest_for, mapped, with_head
-from tailorbird.tailor.manifest import Floats, Manifest, Tensors, digest_of, manifest_of_json
-from tailorbird.tailor.unpack import PLAN, unpacked
+from tailorbird.tailor.manifest import Floats, Manifest, Tensors, digest_of, manifest_of_json, model_digest
+from tailorbird.tailor.sizes import check_sizes
+from tailorbird.tailor.unpack import CONFIG, MANIFEST, PLAN, unpacked
 from tailorbird.tailor.wire import receive
+from tailorbird.tasks.sequences.dataset import check_items
 
-CONFIG, TENSORS, MANIFEST = "recommender.json", "model.safetensors", "manifest.json"
+TENSORS = "model.safetensors"
 PERSONAL = "personal.safetensors"  # adaptive tensors and prototypes, where they are not a head of zeros
 COMPRESSED = "trunk"  # folder of a tailored model with the packed weights, where the trunk is compressed
 
@@ -36,13 +38,14 @@ class Device:
         manifest: of this trunk.
 
     Raises:
-        ArtifactError: another kind of recommender, or not the trunk of the manifest.
+        ArtifactError: another kind of recommender, sizes that are not those of the tensors, or not the trunk of the
+            manifest.
     """
 
     def __init__(self, name: str, shape: Mapping[str, Any], trunk: Tensors, manifest: Manifest) -> None:
-        if name not in _STATES or shape.get("form", "dot") != "dot":
-            raise ArtifactError(f"no device runs this {name!r}", hint=f"there are: {', '.join(_STATES)}")
-        if digest_of(trunk) != manifest.trunk:
+        check_sizes(name, shape, trunk)
+        manifest.check(trunk)
+        if digest_of(trunk) != manifest.trunk or manifest.model not in ("", model_digest(name, shape)):
             raise ArtifactError("the trunk is not the manifest's", hint="fetch both again")
         self.name, self.shape, self.manifest = name, shape, manifest
         self.trunk = self.tensors = dict(trunk)
@@ -61,10 +64,7 @@ class Device:
         Raises:
             UsageError: an item that is none of the trunk's.
         """
-        if history and not 1 <= min(history) <= max(history) <= int(self.shape["items"]):
-            raise UsageError(
-                f"items lie between 1 and {self.shape['items']}", hint="give numbers or titles of the data"
-            )
+        check_items(history, int(self.shape["items"]))
         ids = np.array(history[-int(self.shape["length"]) :] or [0], np.int64)
         return _STATES[self.name](ids, self.tensors, self.shape)
 
@@ -87,10 +87,13 @@ def load(folder: Path) -> Device:
     tailored = (folder / MANIFEST).exists() and not (folder / PLAN).exists()  # else it is an artifact's own manifest
     manifest = manifest_of_json(read_json(folder / MANIFEST)) if tailored else None
     try:
-        trunk = with_head(_trunk(folder, int(about["shape"]["layers"])), int(about["shape"]["width"]))
+        name, shape = str(about["name"]), dict(about["shape"])
+        trunk = _trunk(folder, shape["layers"])
+        check_sizes(name, shape, trunk)  # before a head of their width is made
+        trunk = with_head(trunk, shape["width"])
         trunk |= load_file(folder / PERSONAL) if (folder / PERSONAL).exists() else {}
-        return Device(str(about["name"]), about["shape"], trunk, manifest or manifest_for(trunk))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as cause:
+        return Device(name, shape, trunk, manifest or manifest_for(trunk, model=model_digest(name, shape)))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as cause:
         raise ArtifactError(
             f"{folder} is no tailored model: {cause}", hint="make it: tailorbird tailor train"
         ) from cause

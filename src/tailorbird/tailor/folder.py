@@ -20,16 +20,17 @@ from tailorbird.errors import ModelError, UsageError
 from tailorbird.files import atomic_folder, read_json, write_json
 from tailorbird.formats.safetensors_header import read_header, read_tensor
 from tailorbird.formats.safetensors_write import write
+from tailorbird.method import read_options
 from tailorbird.tailor import trunk as trunks
 from tailorbird.tailor.device import COMPRESSED, MANIFEST, PERSONAL
 from tailorbird.tailor.head import manifest_for, with_head
 from tailorbird.tailor.learn import Settings
-from tailorbird.tailor.manifest import Floats, Manifest, manifest_of_json
+from tailorbird.tailor.manifest import Floats, Manifest, digest_of, manifest_of_json, model_digest
 from tailorbird.tailor.patch import Patch
 from tailorbird.tailor.staleness import TOLERANCE
 from tailorbird.tailor.systems import FineTune, System, find
 from tailorbird.tailor.wire import encode
-from tailorbird.tasks.sequences.dataset import Ints
+from tailorbird.tasks.sequences.dataset import Ints, check_items
 from tailorbird.zoo.recommenders import folder
 from tailorbird.zoo.recommenders.model import Recommender
 
@@ -69,7 +70,12 @@ class Tailored:
         return self.system.patches(self.trunk, self.maker, histories, self.window, self.manifest)
 
     def message(self, history: Ints) -> bytes:
-        """The patch of a history, as it is sent."""
+        """The patch of a history, as it is sent.
+
+        Raises:
+            UsageError: an item that is none of the trunk's.
+        """
+        check_items(history.tolist(), self.trunk.shape.items)
         return encode(self.patches([history])[0], self.tensors, self.manifest, tolerance=TOLERANCE)
 
 
@@ -103,25 +109,43 @@ def read(path: Path) -> Tailored:
         ModelError: missing, damaged, or its parts do not belong together.
     """
     trunk, about = trunks.read(path)
+    model = model_digest(trunk.name, about["shape"])
     if not (path / CONFIG).exists():
-        steps = FineTune()
-        return Tailored(trunk, steps, steps.empty(trunk.shape.width), manifest_for(tensors_of(trunk)), 0, about)
+        steps, manifest = FineTune(), manifest_for(tensors_of(trunk), model=model)
+        return Tailored(trunk, steps, steps.empty(trunk.shape.width), manifest, 0, about)
     words = read_json(path / CONFIG, error=ModelError)
     manifest = manifest_of_json(read_json(path / MANIFEST, error=ModelError))
     try:
         if words["version"] != VERSION:
             raise ValueError(f"version {words['version']!r}")
-        system = find(str(words["method"]))(**words["options"])
-        maker = system.empty(trunk.shape.width)
-        window = Settings(**words["settings"]).window
-        header = read_header(path / GENERATOR, error=ModelError)
-        found = {name: read_tensor(info, error=ModelError) for name, info in header.items()}
-        wanted = {name: (tuple(t.shape), t.dtype) for name, t in maker.state_dict().items()}
-        if wanted != {name: (tuple(t.shape), t.dtype) for name, t in found.items()}:
-            raise ValueError("the generator is of another shape")
-    except (KeyError, TypeError, ValueError, UsageError) as cause:
+        kind = find(str(words["method"]))
+        system = kind(**read_options(kind, kind.name, words["options"]))
+        window = Settings(**read_options(Settings, kind.name, words["settings"])).window
+        maker = _maker(system, trunk.shape.width, path / GENERATOR)
+    except (AttributeError, KeyError, TypeError, ValueError, UsageError) as cause:
         raise ModelError(f"{path} is no tailored model: {cause}", hint="make it: tailorbird tailor train") from cause
-    maker.load_state_dict(found)
+    made = Tailored(trunk, system, maker, manifest, window, dict(about) | dict(words), system.personal(maker))
+    manifest.check(made.tensors)
+    if digest_of(made.tensors) != manifest.trunk or manifest.model not in ("", model):
+        raise ModelError(f"{path}: the trunk is not the manifest's", hint="make it: tailorbird tailor train")
+    return made
+
+
+def _maker(system: System, width: int, path: Path) -> nn.Module:
+    """What makes heads, from its file; sizes that the file does not have are never made.
+
+    Raises:
+        ModelError: the file is damaged.
+        ValueError: its tensors are not those of the system.
+    """
+    header = read_header(path, error=ModelError)
+    if system.bounds()["prototypes"] > len(header):  # each has tensors
+        raise ValueError("the generator has fewer groups")
+    with torch.device("meta"):
+        outline = system.empty(width).state_dict()
+    if {n: (tuple(t.shape), t.dtype) for n, t in outline.items()} != {n: (i.shape, i.dtype) for n, i in header.items()}:
+        raise ValueError("the generator is of another shape")
+    maker = system.empty(width)
+    maker.load_state_dict({name: read_tensor(info, error=ModelError) for name, info in header.items()})
     torch.manual_seed(0)
-    maker.eval().requires_grad_(False)
-    return Tailored(trunk, system, maker, manifest, window, dict(about) | dict(words), system.personal(maker))
+    return maker.eval().requires_grad_(False)

@@ -9,13 +9,17 @@ what ranks is one product.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from tailorbird.tailor.manifest import Action, Floats, Manifest, Tensors, manifest_of
+from tailorbird.errors import UsageError
+from tailorbird.tailor.manifest import MAX_BYTES, Action, Floats, Manifest, Tensors, manifest_of
 
 NAMES = ("head.0.weight", "head.0.bias", "head.1.weight", "head.1.bias")
+LEAST = 16_384  # bytes that any message may have
 ACTIONS: tuple[Action, ...] = ("replace", "edit", "mask", "skip")
 
 
@@ -29,10 +33,26 @@ def with_head(trunk: Tensors, width: int) -> dict[str, Floats]:
     return dict(trunk) | {name: np.zeros(shape, np.float32) for name, shape in shapes(width).items()}
 
 
-def manifest_for(trunk: Tensors, max_abs: Mapping[str, float] | float = 8.0, max_bytes: int = 16_384) -> Manifest:
+def room(width: int) -> int:
+    """Bytes that a message of a head may have: enough for all its numbers as float32, whatever else is tried.
+
+    Raises:
+        UsageError: so wide a head passes what any message may have.
+    """
+    needed = 4 * sum(map(math.prod, shapes(width).values())) + 64  # and the header
+    if needed > MAX_BYTES:
+        raise UsageError(
+            f"a head of width {width} takes {needed} bytes, a message at most {MAX_BYTES}",
+            hint="train a narrower trunk: tailorbird train --shape width=64",
+        )
+    return max(LEAST, needed)
+
+
+def manifest_for(trunk: Tensors, max_abs: Mapping[str, float] | float = 8.0, model: str = "") -> Manifest:
     """The manifest of a trunk with a head: nothing but the head may be touched."""
     bounds = {name: max_abs if isinstance(max_abs, float) else max_abs[name] for name in NAMES}
-    return manifest_of(trunk, dict.fromkeys(NAMES, ACTIONS), max_abs=bounds, max_bytes=max_bytes)
+    sizes: dict[str, Any] = {"max_bytes": room(len(trunk[NAMES[1]])), "model": model}
+    return manifest_of(trunk, dict.fromkeys(NAMES, ACTIONS), max_abs=bounds, **sizes)
 
 
 def mapped(state: Floats, tensors: Tensors, *, residual: bool = True) -> Floats:

@@ -1,4 +1,8 @@
-"""Training what makes heads, on a frozen trunk; chosen on validation, the trunk without a head among the choices."""
+"""Training what makes heads, on a frozen trunk; epochs are chosen on validation, the maker as it came among them.
+
+For DUET and one head for all that is the trunk itself. DIET comes with a random mask of its head and Persona with its
+head for all: there the trunk is among the choices of the first stage, the head, alone.
+"""
 
 from __future__ import annotations
 

@@ -55,6 +55,7 @@ class Manifest:
         max_rank: of a low-rank edit.
         clip: what an edit of a prototype may add at most.
         prototypes: how many the trunk holds, as tensors ``prototype.1.NAME`` and so on; number 0 is the trunk itself.
+        model: `model_digest` of what computes with the tensors; empty in manifests of before it was kept.
     """
 
     trunk: str
@@ -63,6 +64,7 @@ class Manifest:
     max_rank: int = 8
     clip: float = 1.0
     prototypes: int = 0
+    model: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what no trunk can have.
@@ -91,7 +93,22 @@ class Manifest:
         tensors = [
             asdict(entry) | {"shape": list(entry.shape), "actions": list(entry.actions)} for entry in self.tensors
         ]
-        return {"version": VERSION} | asdict(self) | {"tensors": tensors}
+        data = {"version": VERSION} | asdict(self) | {"tensors": tensors}
+        return data if self.model else {key: value for key, value in data.items() if key != "model"}
+
+    def check(self, trunk: Tensors) -> None:
+        """Hold a trunk to the manifest: every tensor it may touch, and every prototype of it, in its shape. Their
+        numbers are the digest's.
+
+        Raises:
+            ArtifactError: one is missing or of another shape.
+        """
+        for entry in self.tensors:
+            for number in range(self.prototypes + 1):
+                name = f"prototype.{number}.{entry.name}" if number else entry.name
+                if name not in trunk or trunk[name].shape != entry.shape:
+                    where = f"in prototype {number}" if number else "in the trunk"
+                    raise ArtifactError(f"{entry.name!r} of {entry.shape} is not {where}", hint="fetch both again")
 
 
 def manifest_of_json(data: Any) -> Manifest:
@@ -108,8 +125,8 @@ def manifest_of_json(data: Any) -> Manifest:
             for t in data["tensors"]
         )
         sizes = (int(data["max_bytes"]), int(data["max_rank"]), float(data["clip"]), int(data["prototypes"]))
-        return Manifest(str(data["trunk"]), tensors, *sizes)
-    except (KeyError, TypeError, ValueError, OverflowError) as cause:
+        return Manifest(str(data["trunk"]), tensors, *sizes, str(data.get("model", "")))
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as cause:
         raise ArtifactError(f"not a manifest: {type(cause).__name__}: {cause}", hint="fetch it again") from cause
 
 
@@ -122,10 +139,10 @@ def manifest_of(
         trunk: float32 tensors, prototypes included.
         adaptive: what may be done with which tensors.
         max_abs: a bound for each of them.
-        bounds: ``max_bytes``, ``max_rank``, ``clip``, ``prototypes`` of `Manifest`.
+        bounds: ``max_bytes``, ``max_rank``, ``clip``, ``prototypes``, ``model`` of `Manifest`.
 
     Raises:
-        UsageError: a tensor the trunk lacks, or whose own numbers pass its bound.
+        UsageError: a tensor or a prototype the trunk lacks, or whose own numbers pass its bound.
     """
     entries = []
     for name, actions in adaptive.items():
@@ -135,11 +152,10 @@ def manifest_of(
             )
         entries.append(Adaptive(name, trunk[name].shape, tuple(sorted(actions)), float(max_abs[name])))
     made = Manifest(digest_of(trunk), tuple(entries), **bounds)
-    for entry in entries:
-        for number in range(1, made.prototypes + 1):
-            other = trunk.get(f"prototype.{number}.{entry.name}")
-            if other is None or other.shape != entry.shape:
-                raise UsageError(f"prototype {number} has no {entry.name!r}", hint="every adaptive tensor, same shape")
+    try:
+        made.check(trunk)
+    except ArtifactError as cause:
+        raise UsageError(cause.message, hint="every adaptive tensor in every prototype, same shape") from cause
     return made
 
 
@@ -151,3 +167,8 @@ def digest_of(tensors: Tensors) -> str:
         digest.update(f"{name}{array.shape}".encode())
         digest.update(array.data)
     return digest.hexdigest()
+
+
+def model_digest(name: str, shape: Mapping[str, Any]) -> str:
+    """SHA-256 of a recommender's name and sizes: tensors of the same shapes give other scores under other heads."""
+    return hashlib.sha256(json_bytes({"name": name, "shape": dict(shape)})).hexdigest()

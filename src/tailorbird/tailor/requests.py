@@ -114,6 +114,16 @@ def rate(used: Ints) -> float:
     return float((used[:, 1:] == np.arange(1, used.shape[1])).mean())
 
 
+def check_budget(budget: float) -> None:
+    """Refuse a budget that is no share.
+
+    Raises:
+        UsageError: it lies outside 0 to 1.
+    """
+    if not 0 <= budget <= 1:
+        raise UsageError(f"a budget of {budget}", hint="a share from 0 to 1")
+
+
 def calibrate(states: Floats, requester: Requester, budget: float, seed: int = 0) -> float:
     """The lowest threshold whose rate on a stream keeps a budget.
 
@@ -126,10 +136,9 @@ def calibrate(states: Floats, requester: Requester, budget: float, seed: int = 0
     Raises:
         UsageError: a budget that is no share, or a stream of one event.
     """
-    if not 0 <= budget <= 1 or states.shape[1] < 2:
-        raise UsageError(
-            f"a budget of {budget} on {states.shape[1]} events", hint="a share from 0 to 1, two events or more"
-        )
+    check_budget(budget)
+    if states.shape[1] < 2:
+        raise UsageError(f"a stream of {states.shape[1]} events", hint="two events or more")
     if budget in (0, 1):
         return ALWAYS if budget else NEVER
     candidates = _thresholds(states, requester, seed)

@@ -15,9 +15,9 @@ from tailorbird.errors import UsageError
 from tailorbird.method import read_options
 from tailorbird.tailor import folder
 from tailorbird.tailor import trunk as trunks
-from tailorbird.tailor.head import NAMES
+from tailorbird.tailor.head import NAMES, room
 from tailorbird.tailor.learn import Settings, Told, heads_for, scorer
-from tailorbird.tailor.manifest import digest_of
+from tailorbird.tailor.manifest import digest_of, model_digest
 from tailorbird.tailor.systems import System, find
 from tailorbird.tailor.work import Work
 from tailorbird.tasks.sequences.dataset import Sequences
@@ -60,7 +60,7 @@ def tailor_and_test(
 
     Raises:
         UsageError: other data than the trunk's, an unknown system or setting, `out` exists, or there is an unfinished
-            training and none was to be resumed.
+            training and none was to be resumed; or a trunk so wide that no message holds its head.
     """
     way, chosen = _chosen(system, settings or {})
     work = out.with_name(f"{out.name}.training")
@@ -72,6 +72,7 @@ def tailor_and_test(
     split = split_of(about, data)
     if trunk.name not in TRUNKS or (isinstance(trunk, DIN) and trunk.shape.form == "published"):
         raise UsageError(f"this {trunk.name} has no state that a head can take", hint=f"train {' or '.join(TRUNKS)}")
+    room(trunk.shape.width)  # a message that nothing could carry is told before hours of training
     log: list[dict[str, Any]] = []
 
     def heard(row: dict[str, Any]) -> None:
@@ -125,7 +126,8 @@ def finished(
     for name in NAMES:
         own = [float(np.abs(value).max()) for key, value in personal.items() if key.endswith(name)]
         bounds[name] = max(1.0, SLACK * max(float(heads[name].abs().max()), *own, 0.0)) + way.bounds()["clip"]
-    manifest = way.manifest(folder.tensors_of(trunk) | personal, bounds)
+    model = model_digest(trunk.name, about["shape"])
+    manifest = way.manifest(folder.tensors_of(trunk) | personal, bounds, model)
     return folder.Tailored(trunk, way, maker, manifest, window, about, personal)
 
 

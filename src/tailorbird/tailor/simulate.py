@@ -12,7 +12,7 @@ import numpy as np
 from tailorbird.tailor.folder import Tailored
 from tailorbird.tailor.intellectreq import learn, mapper
 from tailorbird.tailor.manifest import Floats
-from tailorbird.tailor.requests import POLICIES, Requester, calibrate, diced, rate, replay
+from tailorbird.tailor.requests import POLICIES, Requester, calibrate, check_budget, diced, rate, replay
 from tailorbird.tailor.staleness import Stream, quality, rank_table, ranks_of, send, stream_of
 from tailorbird.tasks.sequences.dataset import Ints
 from tailorbird.tasks.sequences.metrics import ndcg, paired
@@ -84,7 +84,12 @@ def simulate(
         ``static``: quality without any head; ``rows``: policy, budget, rate, requests, bytes down and up a device and
         quality; ``detector``: AUC of IntellectReq's; ``against_random``: p-values of learned policies at each budget,
         next to dice with as many requests in the test stream (``rate``, ``random_rate``).
+
+    Raises:
+        UsageError: a budget that is no share, or fewer than no devices.
     """
+    for budget in budgets:  # before minutes are spent on streams
+        check_budget(budget)
     told("validation stream")
     trial = fleet(tailored, split, "validation", devices)
     told("test stream")
@@ -127,7 +132,7 @@ def replayed(
 
 
 def _row(real: Fleet, uses: Sequence[Ints]) -> tuple[dict[str, Any], Any]:
-    """Means over replays; quality's interval is of the first one, whose users differ as much as any."""
+    """Means over replays; quality's interval is over devices, each with the mean of its own replays."""
     events = np.arange(real.stream.at.shape[1])
     up = uplink(real.stream, real.window)
     asked = [used == events for used in uses]  # the first event is the installation

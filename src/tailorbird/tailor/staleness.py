@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tailorbird.errors import DataError
+from tailorbird.errors import DataError, UsageError
 from tailorbird.tailor.head import mapped, stacked
 from tailorbird.tailor.manifest import Floats, Manifest, Tensors
 from tailorbird.tailor.patch import Patch
@@ -71,7 +71,10 @@ def stream_of(split: Split, trunk: Recommender, stage: Stage = "test", devices: 
 
     Raises:
         DataError: users with other numbers of events, or with one.
+        UsageError: a number of devices below 0.
     """
+    if devices < 0:
+        raise UsageError(f"{devices} devices", hint="how many users, or 0 for all")
     cases = split.cases(stage)
     users, counts = np.unique(cases.user, return_counts=True)
     if len(np.unique(counts)) != 1 or counts[0] < 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,9 @@ from tailorbird.errors import UsageError
 from tailorbird.tailor import diet, persona
 from tailorbird.tailor.duet import Duet, Static, behind
 from tailorbird.tailor.finetune import finetuned
-from tailorbird.tailor.head import ACTIONS, NAMES, shapes
+from tailorbird.tailor.head import ACTIONS, NAMES, room, shapes
 from tailorbird.tailor.learn import Settings, Told, heads_for, train
-from tailorbird.tailor.manifest import Action, Floats, Manifest, Tensors, manifest_of
+from tailorbird.tailor.manifest import MAX_PROTOTYPES, Action, Floats, Manifest, Tensors, manifest_of
 from tailorbird.tailor.patch import Patch, full
 from tailorbird.tailor.work import Work
 from tailorbird.tasks.sequences.dataset import Ints
@@ -54,10 +55,12 @@ class System(ABC):
         values = {name: tensor.numpy() for name, tensor in heads.items()}
         return [full({n: v[row] for n, v in values.items()}, manifest) for row in range(len(histories))]
 
-    def manifest(self, tensors: Tensors, reached: Mapping[str, float], max_bytes: int = 16_384) -> Manifest:
-        """What patches of this system may do to a trunk with its personal tensors, as far as `reached`."""
+    def manifest(self, tensors: Tensors, reached: Mapping[str, float], model: str = "") -> Manifest:
+        """What patches of this system may do to a trunk with its personal tensors, as far as `reached`; `model` as in
+        `Manifest`."""
         actions = {name: self.actions(name) for name in NAMES}
-        return manifest_of(tensors, actions, max_abs=reached, max_bytes=max_bytes, **self.bounds())
+        most = room(len(tensors[NAMES[1]]))
+        return manifest_of(tensors, actions, max_abs=reached, max_bytes=most, model=model, **self.bounds())
 
     def bounds(self) -> dict[str, float]:
         """What else a manifest limits: ``clip`` and ``prototypes`` of `Manifest`."""
@@ -93,6 +96,15 @@ class DIET(System):
     name: ClassVar[str] = "diet"
 
     share: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuse what is no share.
+
+        Raises:
+            UsageError: see above.
+        """
+        if not 0 < self.share <= 1:
+            raise UsageError(f"a share of {self.share}", hint="above 0, at most 1")
 
     def train(self, trunk: Recommender, split: Split, settings: Settings, told: Told, work: Work | None) -> nn.Module:
         """The head for everybody, then what masks it."""
@@ -137,6 +149,17 @@ class Persona(System):
 
     groups: int = 3
     clip: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuse what no trunk can carry.
+
+        Raises:
+            UsageError: no groups or too many, or a clip below 0.
+        """
+        if not 1 <= self.groups <= MAX_PROTOTYPES or not (math.isfinite(self.clip) and self.clip >= 0):
+            raise UsageError(
+                f"groups={self.groups}, clip={self.clip}", hint=f"1 to {MAX_PROTOTYPES} groups, a clip of 0 and more"
+            )
 
     def bounds(self) -> dict[str, float]:
         """See `System`."""

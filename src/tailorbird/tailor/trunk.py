@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tailorbird.artifact.reader import Artifact
 from tailorbird.errors import ModelError, TailorbirdError
 from tailorbird.files import read_json
-from tailorbird.runtime.load import load_into
+from tailorbird.runtime.load import check_fits, load_into
 from tailorbird.tailor.device import COMPRESSED, CONFIG
 from tailorbird.tailor.unpack import PLAN
 from tailorbird.zoo.recommenders import folder
@@ -32,8 +34,15 @@ def read(path: Path) -> tuple[Recommender, dict[str, Any]]:
         return folder.read(path)
     artifact, about = Artifact.open(place), read_json(place / CONFIG, limit=2**28, error=ModelError)
     try:
-        model = empty(str(about["name"]), shape_of(about["shape"]))
-    except (KeyError, TypeError, TailorbirdError) as cause:
+        name, shape = str(about["name"]), shape_of(about["shape"])
+        with torch.device("meta"):  # sizes that the artifact does not have are never made
+            outline = empty(name, shape)
+        check_fits(outline, artifact)
+        tied = {f"{other}.weight" for part in artifact.plan.parts for other in part.tied}
+        if outline.state_dict().keys() != artifact.tensors.keys() | tied:
+            raise ModelError("its files have other tensors than its sizes say")
+        model = empty(name, shape)
+    except (AttributeError, KeyError, TypeError, TailorbirdError) as cause:
         raise ModelError(
             f"{path} is not a compressed recommender: {cause}", hint="tailorbird compress TRUNK"
         ) from cause

@@ -11,11 +11,11 @@ import numpy.typing as npt
 from safetensors import SafetensorError, deserialize
 
 from tailorbird.errors import ArtifactError
-from tailorbird.files import confined, read_json
+from tailorbird.files import confined, read_json, sha256
 from tailorbird.tailor.manifest import Floats
 from tailorbird.zoo.names import trained_name
 
-PLAN, MANIFEST = "plan.json", "manifest.json"
+CONFIG, PLAN, MANIFEST = "recommender.json", "plan.json", "manifest.json"
 Arrays = Mapping[str, npt.NDArray[Any]]
 _TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1", "I8": "i1", "I32": "<i4", "I64": "<i8"}
 _MAX_NUMBERS = 2**30
@@ -32,24 +32,41 @@ def unpacked(folder: Path, layers: int) -> dict[str, Floats]:
         ArtifactError: missing, damaged, or in a format that only torch can unpack.
     """
     try:
-        files = [name for name in read_json(folder / MANIFEST)["files"] if name.endswith(".safetensors")]
-        stored = {key: value for name in files for key, value in _read(confined(folder, name)).items()}
+        files = _verified(folder)
+        stored = {key: value for name, path in files.items() if name != PLAN for key, value in _read(path).items()}
         found: dict[str, Floats] = {}
-        for part in read_json(folder / PLAN)["parts"]:
+        for part in read_json(files[PLAN])["parts"]:
             rows, cols = (int(size) for size in part["shape"])
-            if not 0 < rows * cols <= min(_MAX_NUMBERS, 64 * sum(array.nbytes for array in stored.values())):
-                raise ValueError(f"{part['name']} has {rows} x {cols} numbers")
             own = [key for key in stored if key.startswith(f"{part['name']}.") and key != f"{part['name']}.bias"]
             arrays = {key.removeprefix(f"{part['name']}."): stored.pop(key) for key in own}
+            most = min(_MAX_NUMBERS, 8 * sum(array.nbytes for array in arrays.values()))  # a number takes a bit
+            if min(rows, cols) < 1 or rows * cols > most:
+                raise ValueError(f"{part['name']} has {rows} x {cols} numbers, {most} at most")
             found[f"{part['name']}.weight"] = weight(part["format"], rows, cols, arrays)
         found |= {name: array.astype(np.float32) for name, array in stored.items()}
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, IndexError) as cause:
+        return {trained_name(name, layers): value for name, value in found.items()}
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, IndexError, AttributeError) as cause:
         raise ArtifactError(f"{folder} is no compressed trunk: {cause}", hint="fetch it again") from cause
-    return {trained_name(name, layers): value for name, value in found.items()}
+
+
+def _verified(folder: Path) -> dict[str, Path]:
+    """The plan and the files of tensors, by name, after every file of the manifest was held to its size and digest."""
+    paths, listed = {}, read_json(folder / MANIFEST)["files"]
+    if not {PLAN, CONFIG} <= listed.keys():
+        raise ValueError(f"the manifest does not list {PLAN} and {CONFIG}")
+    for name, (size, digest) in listed.items():
+        path = confined(folder, name)
+        if path.stat().st_size != size or sha256(path) != digest:
+            raise ValueError(f"{name} differs from its digest in the manifest")
+        if name == PLAN or name.endswith(".safetensors"):
+            paths[name] = path
+    return paths
 
 
 def weight(form: Mapping[str, Any], rows: int, cols: int, arrays: Arrays) -> Floats:
     """A packed weight as float32 (rows, cols); planes, and rows in classes of planes."""
+    if not isinstance(form, Mapping):
+        raise ValueError(f"a format of {form!r}")
     kind = form.get("kind", "planes")
     if kind == "planes":
         return _planes(form, rows, cols, arrays)
@@ -58,6 +75,8 @@ def weight(form: Mapping[str, Any], rows: int, cols: int, arrays: Arrays) -> Flo
     classes, out = form["classes"], np.empty((rows, cols), np.float32)
     bits = (len(classes) - 1).bit_length()
     of = _codes(arrays["classes"].reshape(1, -1), bits, rows)[0]
+    if [int(one["rows"]) for one in classes] != np.bincount(of, minlength=len(classes)).tolist():
+        raise ValueError("classes of other rows")
     for number, one in enumerate(classes):
         mine = {name.removesuffix(f"_{number}"): a for name, a in arrays.items() if name.endswith(f"_{number}")}
         out[of == number] = _planes(one, int(one["rows"]), cols, mine)
@@ -66,10 +85,13 @@ def weight(form: Mapping[str, Any], rows: int, cols: int, arrays: Arrays) -> Flo
 
 def _planes(form: Mapping[str, Any], rows: int, cols: int, arrays: Arrays) -> Floats:
     """See `formats.bitplanes` for the arrays."""
-    size = int(form["group_size"])
+    size, said = form["group_size"], form["bits"]
+    if type(size) is not int or size < 1 or cols % size:
+        raise ValueError(f"groups of {size!r} in rows of {cols}")
     groups = cols // size
-    said = form["bits"]
     bits = [said] * groups if isinstance(said, int) else [int(digit) for digit in said]
+    if len(bits) != groups or not set(bits) <= set(range(1, 9)):
+        raise ValueError(f"bits {said!r} for {groups} groups")
     runs = [(b, [g for g in range(groups) if bits[g] == b]) for b in sorted(set(bits))]
     codes, start = np.empty((rows, groups, size), np.uint8), 0
     for b, mine in runs:

@@ -51,7 +51,8 @@ def encode(patch: Patch, trunk: Tensors, manifest: Manifest, *, tolerance: float
         if len(message) <= manifest.max_bytes and _near(receive(message, trunk, manifest), wanted, manifest, tolerance):
             return message
     raise ArtifactError(
-        f"no encoding of the patch keeps {manifest.max_bytes} bytes", hint="a smaller patch, or a larger tolerance"
+        f"no encoding of the patch keeps {manifest.max_bytes} bytes",
+        hint="a smaller patch, a larger tolerance, or a manifest with a larger max_bytes",
     )
 
 

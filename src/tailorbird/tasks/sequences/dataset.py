@@ -10,10 +10,11 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.errors import DataError
+from tailorbird.errors import DataError, UsageError
 
 Ints = npt.NDArray[np.int64]
 MAX_ITEMS = 2**24
+MAX_NAME = 100  # characters of a user's or an item's: an array of texts is as wide as the longest
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,16 @@ class Sequences:
         return float((same & (np.diff(user) == 0)).sum() / len(self.items))
 
 
+def check_items(history: Sequence[int], count: int) -> None:
+    """Hold a history to the items there are; 0 pads and is none.
+
+    Raises:
+        UsageError: an item that lies outside.
+    """
+    if len(history) and not 1 <= min(history) <= max(history) <= count:
+        raise UsageError(f"items lie between 1 and {count}", hint="give numbers or titles of the data set")
+
+
 def sequences(
     name: str,
     users: Sequence[str],
@@ -114,10 +125,12 @@ def sequences(
         licence: the terms of the data.
 
     Raises:
-        DataError: lists of unequal lengths, or nothing is left.
+        DataError: lists of unequal lengths, a name longer than `MAX_NAME`, or nothing is left.
     """
     if not len(users) == len(items) == len(times):
         raise _bad(name, "users, items and times differ in length")
+    if max((len(text) for column in (users, items) for text in column), default=0) > MAX_NAME:
+        raise _bad(name, f"a user or an item of more than {MAX_NAME} characters")
     user_of, item_of = (np.unique(np.asarray(column, dtype=str), return_inverse=True) for column in (users, items))
     user, item, time = user_of[1].astype(np.int64), item_of[1].astype(np.int64), np.asarray(times, np.int64)
     keep = _core(user, item, core)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +26,15 @@ DIGESTS = {
     "amazon-sports": "fe8e5bd63763924dc89e69ed7aa6779d648412798379881c7c684b8023f14510",
     "amazon-toys": "15381a42b8882185b9c76df1c8b1e0b52bb5319be83ec3c1d9fb7efc2b3c31e7",
 }
+# What a folder is looked through for, the first that is there.
+FILES = {
+    "ml-latest-small": ("ratings.csv.gz", "ratings.csv"),
+    "ml-100k": ("ml-100k.inter", "u.data", "ml100k_ratings.csv.gz"),
+    "ml-1m": ("ml1m_sequences.jsonl.gz", "ml-1m.zip"),
+    "amazon-beauty": ("amazon_beauty_sequences.txt.gz", "Beauty.txt"),
+    "amazon-sports": ("amazon_sports_sequences.txt.gz", "Sports.txt"),
+    "amazon-toys": ("amazon_toys_sequences.txt.gz", "Toys.txt"),
+}
 AMAZON = "Amazon review data (McAuley lab): research use, not to be passed on"
 
 
@@ -38,7 +46,7 @@ class Source:
         title: what it is.
         licence: its terms.
         digests: of the events, one for every known edition.
-        read: reads what `--from` names, a file or a folder.
+        read: reads what `--from` names, a file or a folder; of a folder the first of `FILES`.
         found: where it is if nobody says: packaged, or in an installed package; None where it has to be given.
         site: where people get it.
         url: a file that `fetch` may download; empty where there is none that holds all.
@@ -70,39 +78,50 @@ def _nowhere() -> Path | None:
 
 
 def _latest_small(path: Path) -> Sequences:
-    ratings, movies = (files.named(path, f"{name}.csv.gz", f"{name}.csv") for name in ("ratings", "movies"))
-    titles = {row["movieId"]: row["title"] for row in files.table(movies)}
-    return files.ratings("ml-latest-small", files.table(ratings), ("userId", "movieId", "timestamp"), titles)
+    file = files.named(path, *FILES["ml-latest-small"])
+    movies = files.table(files.named(file.parent, "movies.csv.gz", "movies.csv"), ("movieId", "title"))
+    columns = ("userId", "movieId", "timestamp")
+    titles = {row["movieId"]: row["title"] for row in movies}
+    return files.ratings("ml-latest-small", files.table(file, columns), columns, titles)
 
 
 def _ml_100k(path: Path) -> Sequences:
-    file = files.named(path, "ml-100k.inter", "ml100k_ratings.csv.gz")
+    """RecBole's files, the official ones, which have no header, or tables with commas."""
+    file = files.named(path, *FILES["ml-100k"])
     if file.suffix == ".inter":
-        item = files.named(file.parent, "ml-100k.item")
-        columns = ("user_id:token", "item_id:token", "timestamp:float")
-        titles = {row["item_id:token"]: row["movie_title:token_seq"] for row in files.table(item, "\t")}
-        return files.ratings("ml-100k", files.table(file, "\t"), columns, titles)
-    item = files.named(file.parent, "ml100k_items.csv.gz")
-    titles = {row["item"]: row["title"] for row in files.table(item)}
-    return files.ratings("ml-100k", files.table(file), ("user", "item", "timestamp"), titles)
+        item, title = "item_id:token", "movie_title:token_seq"
+        movies = files.table(files.named(file.parent, "ml-100k.item"), (item, title), "\t")
+        columns = ("user_id:token", item, "timestamp:float")
+        rows = files.table(file, columns, "\t")
+    elif file.suffix == ".data":
+        item, title = "item", "title"
+        lines = files.text(files.named(file.parent, "u.item"), "latin-1")
+        movies = files.fields("u.item", lines, "|", (item, title))
+        columns = ("user", item, "time")
+        rows = files.fields("u.data", files.text(file), "\t", ("user", item, "rating", "time"))
+    else:
+        item, title = "item", "title"
+        movies = files.table(files.named(file.parent, "ml100k_items.csv.gz"), (item, title))
+        columns = ("user", item, "timestamp")
+        rows = files.table(file, columns)
+    return files.ratings("ml-100k", rows, columns, {row[item]: row[title] for row in movies})
 
 
 def _ml_1m(path: Path) -> Sequences:
     """The official archive, 5-core as the field has it, or ordered sequences in JSON lines."""
-    file = files.named(path, "ml1m_sequences.jsonl.gz", "ml-1m.zip")
-    if file.suffix == ".zip":
-        with zipfile.ZipFile(file) as archive:
-            lines = files.bounded(archive, "ml-1m/ratings.dat").decode("latin-1").splitlines()
-            movies = files.bounded(archive, "ml-1m/movies.dat").decode("latin-1").splitlines()
-        rows = (dict(zip(("user", "item", "rating", "time"), line.split("::"), strict=True)) for line in lines)
-        titles = {line.split("::")[0]: line.split("::")[1] for line in movies}
-        return files.ratings("ml-1m", rows, ("user", "item", "time"), titles, core=5)
-    return files.ordered("ml-1m", file, files.named(file.parent, "ml1m_items.csv.gz"))
+    file = files.named(path, *FILES["ml-1m"])
+    if file.suffix != ".zip":
+        return files.ordered("ml-1m", file, files.named(file.parent, "ml1m_items.csv.gz"))
+    names = ("ml-1m/ratings.dat", "ml-1m/movies.dat")
+    ratings, movies = (member.decode("latin-1").splitlines() for member in files.members(file, *names))
+    rows = files.fields(names[0], ratings, "::", ("user", "item", "rating", "time"))
+    titles = {row["item"]: row["title"] for row in files.fields(names[1], movies, "::", ("item", "title"))}
+    return files.ratings("ml-1m", rows, ("user", "item", "time"), titles, core=5)
 
 
 def _amazon(name: str) -> Read:
     def read(path: Path) -> Sequences:
-        file = files.named(path, f"amazon_{name}_sequences.txt.gz", f"{name.title()}.txt")
+        file = files.named(path, *FILES[f"amazon-{name}"])
         items = file.parent / f"amazon_{name}_items.jsonl.gz"
         return files.lines(f"amazon-{name}", file, items if items.is_file() else None)
 
@@ -170,8 +189,9 @@ def fetch(name: str, path: Path | None = None, *, download: bool = True) -> Sequ
 
 
 def _checked(name: str, known: Source, place: Path) -> Sequences:
-    found = known.read(place)
-    archive = place.is_file() and bool(known.archives) and files.md5(place) in known.archives
+    file = files.named(place, *FILES[name])
+    found = known.read(file)
+    archive = bool(known.archives) and files.md5(file) in known.archives
     if found.digest not in known.digests and not archive:
         raise DataError(
             f"{place}: these are not the events of {name!r} (digest {found.digest[:16]})",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tailorbird.errors import ModelError, UsageError
 from tailorbird.files import atomic_folder, make_folder, read_json, write_json
-from tailorbird.formats.safetensors_header import read_header, read_tensor
+from tailorbird.formats.safetensors_header import TensorInfo, read_header, read_tensor
 from tailorbird.formats.safetensors_write import write
 from tailorbird.zoo.recommenders import find
 from tailorbird.zoo.recommenders.model import Recommender, shape_of
@@ -50,13 +50,16 @@ def read(folder: Path) -> tuple[Recommender, dict[str, Any]]:
         if about["version"] != VERSION:
             raise ModelError(f"{folder}: version {about['version']!r}", hint="use the tailorbird that wrote it")
         kind = find(str(about["name"]))
-        model = kind(shape_of(about["shape"], kind.sizes))
-        titles = about["titles"]
-        if not isinstance(titles, list) or len(titles) not in (0, model.shape.items):
+        shape, titles = shape_of(about["shape"], kind.sizes), about["titles"]
+        if not isinstance(titles, list) or len(titles) not in (0, shape.items):
             raise TypeError("titles")
     except (KeyError, TypeError, UsageError) as cause:
         raise ModelError(f"{folder} is not a recommender: {cause}", hint="train one: tailorbird train") from cause
-    _fill(model, _read(folder / TENSORS), folder)
+    with torch.device("meta"):  # sizes that the file does not have are never made
+        wanted = kind(shape).state_dict()
+    _compare(wanted, read_header(folder / TENSORS, error=ModelError), folder)
+    model = kind(shape)
+    model.load_state_dict(_read(folder / TENSORS))
     model.check()
     return model.eval(), about
 
@@ -150,9 +153,13 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _fill(model: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
-    wanted = {key: (tuple(t.shape), t.dtype) for key, t in model.state_dict().items()}
-    found = {key: (tuple(t.shape), t.dtype) for key, t in tensors.items()}
-    if wanted != found:
-        odd = sorted(set(wanted.items()) ^ set(found.items()))[0][0]
-        raise ModelError(f"{folder}: tensor {odd!r} is missing, unknown or of another shape", hint="train it again")
+    _compare(model.state_dict(), tensors, folder)
     model.load_state_dict(dict(tensors))
+
+
+def _compare(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor | TensorInfo], folder: Path) -> None:
+    """Names, shapes and types; no numbers."""
+    mine, other = ({key: (tuple(t.shape), t.dtype) for key, t in each.items()} for each in (wanted, found))
+    if mine != other:
+        odd = next(key for key in sorted(mine.keys() | other.keys()) if mine.get(key) != other.get(key))
+        raise ModelError(f"{folder}: tensor {odd!r} is missing, unknown or of another shape", hint="train it again")

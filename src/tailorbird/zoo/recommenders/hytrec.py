@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from tailorbird.errors import UsageError
-from tailorbird.tasks.sequences.dataset import Ints, Sequences
+from tailorbird.tasks.sequences.dataset import Ints
+from tailorbird.tasks.sequences.split import Split
 from tailorbird.zoo.recommenders.hytrec_layers import Attention, Layer, Memory, Moment
 from tailorbird.zoo.recommenders.model import Recommender, Shape, padded
 
@@ -91,13 +92,16 @@ class HyTRec(Recommender):
         self.dropout = nn.Dropout(shape.dropout)
 
     @classmethod
-    def sizes_of(cls, data: Sequences) -> dict[str, Any]:
-        """The period is the mean time between events. They come in bursts: by the median, a few seconds, a night would
-        wipe the memory."""
+    def sizes_of(cls, split: Split) -> dict[str, Any]:
+        """The period is the mean time between training events. They come in bursts: by the median, a few seconds, a
+        night would wipe the memory."""
+        data, sizes = split.data, {"items": split.data.count}
         if data.times is None:
-            return {"items": data.count}
-        spans = data.times[data.offsets[1:] - 1] - data.times[data.offsets[:-1]]
-        return {"items": data.count, "period": max(1.0, float(spans.sum() / max(1, len(data.items) - data.users)))}
+            return sizes
+        some = split.train_end > data.offsets[:-1]  # users with training events
+        first, last = data.offsets[:-1][some], split.train_end[some] - 1
+        period = float((data.times[last] - data.times[first]).sum() / max(1, int((last - first).sum())))
+        return sizes | {"period": max(1.0, period)}
 
     def states(self, ids: Tensor, times: Tensor | None = None) -> Tensor:
         """See `Recommender`.

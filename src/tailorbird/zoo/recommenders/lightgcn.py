@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from tailorbird.errors import UsageError
-from tailorbird.tasks.sequences.dataset import Sequences
 from tailorbird.tasks.sequences.split import Split
 from tailorbird.zoo.recommenders.model import Recommender, Shape
 
@@ -62,9 +61,9 @@ class LightGCN(Recommender):
         self.register_buffer("vectors", self.items.weight.detach().clone())
 
     @classmethod
-    def sizes_of(cls, data: Sequences) -> dict[str, Any]:
+    def sizes_of(cls, split: Split) -> dict[str, Any]:
         """See `Recommender`."""
-        return {"items": data.count, "users": data.users}
+        return {"items": split.data.count, "users": split.data.users}
 
     def states(self, ids: Tensor) -> Tensor:
         """See `Recommender`: the mean of what came so far."""

@@ -16,9 +16,11 @@ from torch.nn import functional
 
 from tailorbird.errors import UsageError
 from tailorbird.method import read_options
-from tailorbird.tasks.sequences.dataset import Ints, Sequences
+from tailorbird.tasks.sequences.dataset import Ints
+from tailorbird.tasks.sequences.split import Split
 
 Turn = Callable[[Tensor], Tensor]
+MAX_LAYERS = 1024
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,10 @@ class Shape:
             UsageError: a size below one, a width the heads do not divide, a dropout that is no share.
         """
         sizes = (self.items, self.length, self.width, self.layers, self.heads)
-        if min(sizes) < 1 or max(sizes) > 2**24 or self.width % self.heads or not 0 <= self.dropout < 1:
-            raise UsageError(
-                f"a recommender can't have {self}", hint="sizes of 1 and more; heads must divide the width"
-            )
+        good = 1 <= min(sizes) <= max(sizes) <= 2**24 and self.layers <= MAX_LAYERS
+        if not good or self.width % self.heads or not 0 <= self.dropout < 1:
+            hint = f"sizes of 1 and more, at most {MAX_LAYERS} layers; heads must divide the width"
+            raise UsageError(f"a recommender can't have {self}", hint=hint)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -88,9 +90,9 @@ class Recommender(nn.Module):
             self.items.weight[0].zero_()
 
     @classmethod
-    def sizes_of(cls, data: Sequences) -> dict[str, Any]:
-        """Those fields of its `Shape` that follow from the data."""
-        return {"items": data.count}
+    def sizes_of(cls, split: Split) -> dict[str, Any]:
+        """Those fields of its `Shape` that follow from the data; of events, only those of training may count."""
+        return {"items": split.data.count}
 
     def states(self, ids: Tensor) -> Tensor:
         """The state after every event.

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import UsageError
+from tailorbird.tasks.sequences.dataset import check_items
 from tailorbird.zoo.recommenders.model import Recommender
 
 
@@ -29,16 +30,20 @@ def recommend(
     Raises:
         UsageError: an item that is none of the model's, or fewer than one asked for.
     """
-    items = np.asarray(history, np.int64)
-    if count < 1 or (len(items) and not 1 <= items.min() <= items.max() <= model.shape.items):
-        raise UsageError(f"items lie between 1 and {model.shape.items}", hint="give numbers or titles of the data set")
-    return best(model.score([items])[0], titles, [] if seen else history, count)
+    check_items(history, model.shape.items)
+    return best(model.score([np.asarray(history, np.int64)])[0], titles, [] if seen else history, count)
 
 
 def best(
     scores: npt.NDArray[np.float32], titles: Sequence[str], history: Sequence[int], count: int
 ) -> list[Recommendation]:
-    """The `count` items with the best scores, of (items + 1,); none of the history, and never the pad."""
+    """The `count` items with the best scores, of (items + 1,); none of the history, and never the pad.
+
+    Raises:
+        UsageError: fewer than one asked for.
+    """
+    if count < 1:
+        raise UsageError(f"{count} items", hint="ask for 1 or more")
     scores = np.array(scores)
     scores[[0, *history]] = -np.inf
     found = [int(item) for item in np.argsort(-scores, kind="stable")[:count] if np.isfinite(scores[item])]
@@ -53,7 +58,7 @@ def items_named(words: Sequence[str], titles: Sequence[str]) -> list[int]:
     """
     found = []
     for word in words:
-        if word.strip().isdecimal():
+        if word.strip().isdecimal() and len(word) < 20:  # more digits are no number of an item
             found.append(int(word))
             continue
         same = [i for i, title in enumerate(titles, 1) if title.casefold() == word.casefold()]

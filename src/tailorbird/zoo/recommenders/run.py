@@ -57,8 +57,8 @@ def train_and_test(
     kind = find(name)
     if chosen.loss not in kind.losses:
         raise UsageError(f"{name} can't be trained with loss={chosen.loss}", hint=f"one of: {', '.join(kind.losses)}")
-    model = kind(kind.sizes(**kind.sizes_of(data) | read_options(kind.sizes, name, shape or {})))
     divided, work = divide(data, split), out.with_name(f"{out.name}.training")
+    model = kind(kind.sizes(**kind.sizes_of(divided) | read_options(kind.sizes, name, shape or {})))
     if out.exists():
         raise UsageError(f"{out} exists", hint="choose another folder with --out, or remove this one")
     if work.exists() and not resume:
