@@ -3,9 +3,10 @@ them, and latency budgets with what decoding then takes.
 
     python benchmarks/budgets.py [--count 10] [--tokens 4092] [--latency 5 --profile FILE]
 
-Rows go to benchmarks/results/budgets.json as they are finished; a second call goes on. Losses are estimated once for
-all budgets; factors are probed for each, as `compress --allocate measured` does. Latencies mean something on an idle
-machine only.
+Rows go to benchmarks/results/budgets.json as they are finished, from there into docs/budget.md; a second call goes on.
+What plans lose is the divergence from the original, KL in nats a token: near the original, perplexity is as often
+better by chance. Losses are estimated once for all budgets; factors are probed for each, as `compress --allocate
+measured` does. Latencies mean something on an idle machine only.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from tailorbird.anatomy import Model
 from tailorbird.artifact import Artifact
 from tailorbird.checkpoint import open_checkpoint
 from tailorbird.errors import BudgetError
-from tailorbird.files import read_json, write_json
+from tailorbird.files import read_json, write_atomic, write_json
 from tailorbird.pipeline import Prepared, prepare
 from tailorbird.pipeline.allocation import measured_table, solved
 from tailorbird.pipeline.calibration import weighing
@@ -40,12 +41,14 @@ from tailorbird.runtime.profile import processor
 from tailorbird.runtime.speed import milliseconds
 from tailorbird.score.patched import patched
 from tailorbird.score.rounding import rounded
-from tailorbird.tasks.language import evaluate
+from tailorbird.tasks.language import Reference, evaluate
 from tailorbird.tasks.text import Tokenizer
 from tailorbird.tasks.windows import evaluation_windows
 
 RESULTS = Path(__file__).parent / "results" / "budgets.json"
 WORK = Path(__file__).parent.parent / ".bench" / "budgets"
+PAGE = Path(__file__).parent.parent / "docs" / "budget.md"
+BEGIN, END = "<!-- written by benchmarks/budgets.py: begin -->", "<!-- written by benchmarks/budgets.py: end -->"
 MODEL = "demo:gemma-270m"
 METHOD = "rtn"
 SHARE = 0.6
@@ -67,8 +70,7 @@ def main() -> None:
         print(f"{kind} {limit}", file=sys.stderr, flush=True)
         rows.append(bench.sized(limit) if kind == "bytes" else bench.timed(limit, options.profile))
         write_json(RESULTS, _document(rows, bench))
-    for row in rows:
-        print(row)
+    write_page(rows)
 
 
 class Bench:
@@ -80,6 +82,7 @@ class Bench:
         self.original = sum(path.stat().st_size for path in checkpoint.folder.iterdir() if path.is_file())
         text = data.read_text(data.WIKITEXT2_TEST)
         self.windows = evaluation_windows(Tokenizer.of(checkpoint), text, tokens)
+        self.reference = Reference.of(self.model, self.windows)
         self.predictions = self.windows[:, 1:].numel()
 
     def limits(self, count: int) -> list[int]:
@@ -97,9 +100,9 @@ class Bench:
             artifact = tailorbird.compress(MODEL, Path(scratch) / "artifact", plan=plan, budget=budget).artifact
             seconds = time.perf_counter() - start
             nbytes = artifact.nbytes
-            solver = evaluate(Model.open(Artifact.open(artifact.folder)), self.windows).perplexity
+            solver = self._quality(Model.open(Artifact.open(artifact.folder)))
         single, name = self._single(limit)
-        uniform = self._perplexity(prepare(MODEL, METHOD, budget).plan)
+        uniform = self._rounded(prepare(MODEL, METHOD, budget).plan)
         return {
             "kind": "bytes", "asked": limit, "bytes": nbytes, "used": nbytes / limit, "seconds": seconds,
             "solver": solver, "uniform": uniform, "single": single, "single_name": name, "tokens": self.predictions,
@@ -136,7 +139,7 @@ class Bench:
         shutil.copy(scratch / "measured.json", estimate)
         return solved(job, table)
 
-    def _single(self, limit: int) -> tuple[float | None, str]:
+    def _single(self, limit: int) -> tuple[Row | None, str]:
         """The best of the largest single settings of bits and group size that fit."""
         found: list[tuple[int, str, Plan]] = []
         for size in GROUPS:
@@ -146,19 +149,59 @@ class Bench:
                 if planned.nbytes <= limit:
                     found.append((planned.nbytes, f"{bits} bits, groups of {size}", planned.plan))
         largest = sorted(found, key=lambda one: -one[0])[:2]
-        scored = [(self._perplexity(plan), name) for _, name, plan in largest]
-        return min(scored) if scored else (None, "none fits")
+        scored = [(self._rounded(plan), name) for _, name, plan in largest]
+        return min(scored, key=lambda one: float(one[0]["kl"])) if scored else (None, "none fits")
 
-    def _perplexity(self, plan: Plan) -> float:
+    def _rounded(self, plan: Plan) -> Row:
         """Of the model rounded as planned: what the artifact would have, without writing it."""
         method = replace(prepare(MODEL, METHOD, "8bits", plan.options).method)
 
         def rows(part: Any) -> Any:
             return lambda a, b: rounded(method, self.model.read_rows(part, a, b).float(), plan.specs[part.name])
 
-        return evaluate(
-            patched(self.model, {part.name: rows(part) for part in self.model.parts}), self.windows
-        ).perplexity
+        return self._quality(patched(self.model, {part.name: rows(part) for part in self.model.parts}))
+
+    def _quality(self, model: Model) -> Row:
+        found = evaluate(model, self.windows, self.reference)
+        return {"kl": found.kl, "perplexity": found.perplexity}
+
+
+def write_page(rows: list[Row]) -> None:
+    """Put the tables between the two marks of the page."""
+    sized = sorted((row for row in rows if row["kind"] == "bytes"), key=lambda row: int(row["asked"]))
+    timed = sorted((row for row in rows if row["kind"] == "ms"), key=lambda row: float(row["asked"]))
+    lines = [
+        "| bytes asked | used | KL, `measured` | KL, `uniform` | KL, best single setting | perplexity, `measured` |",
+        "|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in sized:
+        single = f"{_kl(row['single'])} ({row['single_name']})" if row["single"] else row["single_name"]
+        lines.append(
+            f"| {row['asked']:,} | {row['used']:.2%} | {_kl(row['solver'])} | {_kl(row['uniform'])} | {single} "
+            f"| {_number(row['solver']['perplexity'])} |"
+        )
+    if timed:
+        lines += [
+            "",
+            "| ms a token asked | measured on the artifact | of what was asked | bytes |",
+            "|--:|--:|--:|--:|",
+        ]
+    lines += [
+        f"| {row['asked']:.3f} | {row['milliseconds']:.3f} | {row['of_asked']:.1%} | {row['bytes']:,} |"
+        for row in timed
+    ]
+    text = PAGE.read_text()
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    table = "\n".join(lines)
+    write_atomic(PAGE, f"{before}{BEGIN}\n{table}\n{END}{after}".encode())
+
+
+def _kl(found: Row) -> str:
+    return _number(found["kl"])
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if value < 1 else f"{value:.2f}" if value < 1000 else f"{value:.1e}"
 
 
 def _document(rows: list[Row], bench: Bench) -> Row:

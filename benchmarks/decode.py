@@ -155,7 +155,7 @@ def _number(value: float | None) -> str:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--method", default="gptq")
+    parser.add_argument("--method", default="trellis")
     parser.add_argument("--budgets", nargs="+", default=list(BUDGETS))
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     return parser.parse_args()
