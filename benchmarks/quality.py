@@ -131,8 +131,10 @@ def _compress(source: str, out: Path, recipe: str, budget: str, seed: int) -> di
             before=before, **named,
         )  # fmt: skip
     done = time.perf_counter()
-    return {"seconds": done - start, "after_told": done - told, "stages": result.seconds, "peak_memory": _peak(), "libraries": libraries,
-            "disk": max(disk), "foreseen": foreseen}  # fmt: skip
+    return {
+        "seconds": done - start, "after_told": done - told, "stages": result.seconds, "peak_memory": _peak(),
+        "libraries": libraries, "disk": max(disk), "foreseen": foreseen,
+    }  # fmt: skip
 
 
 def _peak() -> int:
