@@ -19,6 +19,8 @@ def write_page(root: Path) -> None:
     others = [read_json(file) for file in sorted((root / "results").glob("quality-*.json"))]
     peers_file = root / "results" / "peers.json"
     peers = [row for row in read_json(peers_file)["rows"] if row["perplexity"] < 1000] if peers_file.exists() else []
+    memory_file = root / "results" / "memory.json"
+    memory = read_json(memory_file) if memory_file.exists() else None
     docs = root.parent / "docs"
     points = [_point("tailorbird " + row["method"], row["budget"], row) for row in ours["rows"] if row["seed"] == 0]
     points += [_point(row["peer"], row["type"], row) for row in peers if row["type"] != "original"]
@@ -29,10 +31,10 @@ def write_page(root: Path) -> None:
         x_unit="bytes", connect=False,
     )  # fmt: skip
     write_atomic(docs / "perplexity.svg", picture.encode())
-    write_atomic(docs / "benchmarks.md", _page(ours, others, peers).encode())
+    write_atomic(docs / "benchmarks.md", _page(ours, others, peers, memory).encode())
 
 
-def _page(ours: Row, others: Sequence[Row], peers: Sequence[Row]) -> str:
+def _page(ours: Row, others: Sequence[Row], peers: Sequence[Row], memory: Row | None) -> str:
     original = ours["original"]
     machine, versions = ours["machine"], ours["versions"]
     return f"""# Benchmarks
@@ -66,7 +68,7 @@ What `compress` says before it begins (`tailorbird.pipeline.estimate`), and what
 measured since it was asked. Memory is above that of Python with its libraries.
 
 {_foreseen(ours["rows"])}
-{"".join(_other(other) for other in others)}
+{"".join(_other(other) for other in others)}{_large(memory) if memory else ""}
 ## The same model through other libraries
 
 {_peers(peers, original["perplexity"])}
@@ -81,6 +83,29 @@ def _other(document: Row) -> str:
 {original["weights"]:,} weights; original: perplexity {original["perplexity"]:.3f} on {original["tokens"]:,} tokens.
 
 {_ours(document["rows"], original["perplexity"])}
+"""
+
+
+def _large(found: Row) -> str:
+    """A checkpoint that is larger than the memory a job may take, from results/memory.json."""
+    size, libraries, cores = found["checkpoint_bytes"] / 1e9, found["import_bytes"] / 1e9, found["machine"]["cores"]
+    rows = [
+        f"| {name} | {job['seconds']:,.0f} | {job['peak'] / 1e9:.2f} | {job['above_import'] / 1e9:.2f} "
+        f"| {job['share']:.1%} | {job['verify_share']:.1%} | {job['bytes'] / 1e9:.2f} |"
+        for name, job in found["jobs"].items()
+    ]
+    table = "\n".join(
+        ["| method | seconds | peak | on top | share | verify | artifact GB |", "|---|--:|--:|--:|--:|--:|--:|", *rows]
+    )
+    return f"""
+## A large checkpoint: time and memory
+
+By `make bench-memory`: a Llama of {size / 2:.1f} billion random weights in bfloat16 ({size:.2f} GB), to 4 bits,
+{cores} cores. *Peak* memory is in GB; {libraries:.2f} of it are Python with its libraries, the rest is *on top*.
+*Share* is that rest of the checkpoint's bytes, at most {found["limit"]:.0%} by the benchmark's own limit; *verify*, the
+same of the process that verifies. Nothing is said about quality, and other methods were not measured at this size.
+
+{table}
 """
 
 
