@@ -1,6 +1,7 @@
 """Error at equal bytes of formats and of ways to fit them, on layers of the demo model.
 
     python benchmarks/formats.py
+    python benchmarks/formats.py --method ggml --layer 8.mlp.down_proj
 
 The error is trace(dW H dW^T) / trace(W H W^T), H the Gram matrix of a layer's inputs on calibration text. Methods are
 the ones users name; `ggml` types are fitted by our sweep. Some rows are studies of what is not built: ternary codes,
@@ -66,18 +67,18 @@ def main() -> None:
         return
     torch.manual_seed(0)
     checkpoint = open_checkpoint(MODEL)
-    weights = {name: checkpoint.read(f"model.layers.{name}.weight").float() for name in LAYERS}
+    weights = {name: checkpoint.read(f"model.layers.{name}.weight").float() for name in options.layer or LAYERS}
     grams, rows = gram_matrices(checkpoint.folder), []
     document = read_json(options.out) if options.out.exists() else {}
     for name, weight in weights.items():
         found = layer(weight.contiguous(), grams[name], options.method, options.bits)
         show(name, found)
         rows += [{"layer": name} | row for row in found]
-    if options.method:
+    if partly := bool(options.method or options.layer):
         fresh = {(row["layer"], row["format"], int(row["bits"])) for row in rows}
         rows += [r for r in document["layers"] if (r["layer"], r["format"], int(r["bits"])) not in fresh]
         rows.sort(key=lambda row: (LAYERS.index(row["layer"]), row["bits"]))
-    normal = document["normal"] if options.method else trellises()
+    normal = document["normal"] if partly else trellises()
     document |= {
         "command": "python benchmarks/formats.py", "date": date.today().isoformat(), "model": MODEL,
         "tokens": WINDOWS * LENGTH, "machine": platform.processor() or platform.machine(), "torch": torch.__version__,
@@ -114,6 +115,8 @@ def gram_matrices(folder: Path) -> dict[str, Tensor]:
 
 def layer(weight: Tensor, gram: Tensor, only: str, only_bits: int) -> list[Row]:
     """All rows of one layer, or those of one method at one number of bits."""
+    if only == "ggml":
+        return ggml_rows(weight, gram)
     # Inputs with this Gram matrix, for the method that compares outputs.
     values, vectors = torch.linalg.eigh(gram.double())
     inputs = (vectors * values.clamp_min(0).sqrt()).T.float().contiguous()
@@ -133,11 +136,19 @@ def layer(weight: Tensor, gram: Tensor, only: str, only_bits: int) -> list[Row]:
     for title, counts in PLANES.items():
         rows.append(unequal(title, counts, weight, stats, gram))
     rows.append(ternary(weight, stats, gram))
-    upper, _ = stats.factor(0.01)
+    rows += ggml_rows(weight, gram)
+    return sorted(rows, key=lambda one: float(one["bits"]))
+
+
+def ggml_rows(weight: Tensor, gram: Tensor) -> list[Row]:
+    """llama.cpp's types of less than 4.6 bits whose blocks divide a row; our sweep needs no importance matrix."""
+    rows, (upper, _) = [], Stats(gram).factor(0.01)
     for kind in TYPES.values():
         if weight.shape[1] % kind.weights == 0 and kind.bits < 4.6:
+            start = time.perf_counter()
             blocks = fit_ggml(weight.clone(), kind, upper)
-            rows.append(row(f"ggml {kind.name}", blocks.numel(), weight, decode(blocks, kind), gram))
+            found = row(f"ggml {kind.name}", blocks.numel(), weight, decode(blocks, kind), gram)
+            rows.append(found | {"seconds": since(start)})
     return sorted(rows, key=lambda one: float(one["bits"]))
 
 
@@ -318,7 +329,8 @@ def show(title: str, rows: list[Row]) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--products", action="store_true", help="only time products, beside the rows there are")
-    parser.add_argument("--method", default="", help="only the rows of this method, beside those there are")
+    parser.add_argument("--method", default="", help="only the rows of this method (or ggml), beside those there are")
+    parser.add_argument("--layer", action="append", choices=LAYERS, help="only this layer, beside those there are")
     parser.add_argument("--bits", type=int, default=0, help="with --method: the bits asked for; 0: all")
     parser.add_argument("--out", type=Path, default=RESULTS)
     return parser.parse_args()

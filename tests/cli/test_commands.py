@@ -31,6 +31,7 @@ def test_compress_evaluates_and_reports(call: Any, tiny: Path, text: Path, tmp_p
     assert found["quality"]["tokens"] == 126
     assert found["quality"]["compressed"]["kl"] > 0
     assert found["quality"]["original"]["perplexity"] > 1
+    assert found["claimed"] is None
     assert set(found["samples"][0]) == {"prompt", "original", "compressed"}
     assert {"fit", "measure", "pack", "verify", "evaluate", "samples"} <= set(found["timings"])
     report = read_json(out / "report.json")
@@ -74,6 +75,21 @@ def test_compress_prints_a_table(call: Any, tiny: Path, text: Path, tmp_path: Pa
     assert done.code == 0, done.err
     for word in ("original", "compressed", "bytes", "honest bits", "perplexity", "report.html"):
         assert word in done.out
+
+
+def test_what_a_paper_claims_stands_beside_what_is_stored(call: Any, tiny: Path, text: Path, tmp_path: Path) -> None:
+    args = ("compress", tiny, "--method", "billm", "--budget", "7bits", "--out", tmp_path / "small", "--no-evaluate")
+    args += ("--data", text, "--samples", 4, "--length", 32)
+    done = call(*args)
+    assert done.code == 0, done.err
+    parts = [part for part in read_json(tmp_path / "small" / "report.json")["parts"] if part["block"] is not None]
+    weights = sum(part["shape"][0] * part["shape"][1] for part in parts)
+    honest = 8 * sum(part["bytes"] for part in parts) / weights
+    row = re.search(r"bits of (\d+) parts as the paper counts\D+([\d.]+) \(honest: ([\d.]+)\)", done.out)
+    assert row is not None and int(row[1]) == len(parts) and row[3] == f"{honest:.4f}"
+    assert 1 <= float(row[2]) < 2 < honest  # two planes and their scales
+    found = call(*args, "--resume", "--json").json["claimed"]
+    assert found == {"parts": len(parts), "paper_bits": pytest.approx(float(row[2]), abs=1e-4), "bits": honest}
 
 
 def test_dry_run_bounds_what_is_written(call: Any, tiny: Path, artifact: Path, tmp_path: Path) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from tailorbird.anatomy import Part
+from tailorbird.fit.levels import fit_levels
 from tailorbird.formats import LevelCodes, LevelSpec
 from tailorbird.formats.grid import scale_values
 from tailorbird.measure.statistics import Stats
 from tailorbird.methods.nf4 import NF4
+
+E2M1 = (0, 0.5, 1, 1.5, 2, 3, 4, 6)
 
 
 def rounded(weight: torch.Tensor, scale: str = "u8") -> LevelCodes:
@@ -33,6 +38,27 @@ def test_normal_numbers() -> None:
     lost = float((rounded(weight, "fp16").dequantize() - weight).square().mean())
     assert lost == pytest.approx(0.00851, rel=0.03)
     assert float((rounded(weight).dequantize() - weight).square().mean()) <= 1.02 * lost
+
+
+@pytest.mark.parametrize(
+    ("levels", "size", "scale", "wanted"),
+    [
+        pytest.param([step / 7 for step in range(-8, 8)], 32, "fp16", 0.00955, id="int4, groups of 32"),
+        pytest.param([step / 7 for step in range(-8, 8)], 64, "fp16", 0.01174, id="int4, groups of 64"),
+        # NVFP4 but for its scales, which are 8-bit floats: ours are 8-bit integers under a half a row.
+        pytest.param([sign * step / 6 for sign in (-1, 1) for step in E2M1], 16, "u8", 0.00910, id="nvfp4"),
+    ],
+)
+def test_normal_numbers_on_other_levels(levels: list[float], size: int, scale: Any, wanted: float) -> None:
+    """Mean squared errors as known of these types, under the same fitter."""
+    weight = torch.randn(512, 1024, generator=torch.Generator().manual_seed(0))
+    spec = LevelSpec(4, 1024 // size, size, "stored", scale)
+    packed = fit_levels(weight, spec, torch.tensor(sorted(levels))).pack()
+    assert float((packed.dequantize() - weight).square().mean()) == pytest.approx(wanted, rel=0.03)
+    # No levels lose as little as NormalFloat's in groups of 64, at more or fewer bits.
+    assert float((packed.dequantize() - weight).square().mean()) > float(
+        (rounded(weight).dequantize() - weight).square().mean()
+    )
 
 
 def test_bytes() -> None:

@@ -33,6 +33,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "billm": {},
     "pb-llm": {},
     "nf4": {},
+    "hqq": {},
+    "awq": {"grid": 3},
     "trellis": {"beam": 4},
 }
 SMALL = {"samples": 8, "length": 32}

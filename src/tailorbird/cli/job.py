@@ -170,4 +170,16 @@ def summary(report: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a report that ``--json`` prints."""
     artifact = report["artifact"]
     keys = ("digest", "verified", "model", "method", "budget", "quality", "samples", "timings", "report", "notes")
-    return {"bytes": artifact["bytes"], "bits": artifact["bits"]} | {key: report.get(key) for key in keys}
+    sizes = {"bytes": artifact["bytes"], "bits": artifact["bits"], "claimed": claimed(report)}
+    return sizes | {key: report.get(key) for key in keys}
+
+
+def claimed(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Bits a weight as the method's paper counts them beside those that are stored, over the parts that it counts
+    otherwise; None where there are none."""
+    parts = [part for part in report.get("parts", []) if part.get("claimed_bits") is not None]
+    if not parts:
+        return None
+    weights = [part["shape"][0] * part["shape"][1] for part in parts]
+    paper = sum(part["claimed_bits"] * n for part, n in zip(parts, weights, strict=True)) / sum(weights)
+    return {"parts": len(parts), "paper_bits": paper, "bits": 8 * sum(part["bytes"] for part in parts) / sum(weights)}

@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
+from tailorbird.cli.job import claimed
+
 
 def _table(*columns: str, left: int = 1, title: str | None = None) -> Table:
     made = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
@@ -83,11 +85,9 @@ def outcome_table(report: Mapping[str, Any]) -> Table:
     made = _table("", "original", "compressed")
     made.add_row("bytes", f"{model['bytes']:,}", f"{artifact['bytes']:,}")
     made.add_row("honest bits a weight", _figure(model.get("bits")), _figure(artifact["bits"]))
-    if claimed := [part for part in report.get("parts", []) if part.get("claimed_bits") is not None]:
-        weights = [part["shape"][0] * part["shape"][1] for part in claimed]
-        paper = sum(part["claimed_bits"] * n for part, n in zip(claimed, weights, strict=True)) / sum(weights)
-        honest = 8 * sum(part["bytes"] for part in claimed) / sum(weights)
-        made.add_row(f"bits of {len(claimed)} parts as the paper counts", "", f"{paper:.4f} (honest: {honest:.4f})")
+    if told := claimed(report):
+        name = f"bits of {told['parts']} parts as the paper counts"
+        made.add_row(name, "", f"{told['paper_bits']:.4f} (honest: {told['bits']:.4f})")
     if after:
         made.add_row(
             f"perplexity ({quality['text']}, {quality['tokens']:,} tokens)",
