@@ -94,7 +94,7 @@ class Prepared:
 
     def spec(self, part: Part, bits: int) -> Spec:
         """The format of a part at a number of bits, under the rules."""
-        return self.method.fitting(part, self.rules.carried(part, self.method.spec(part, bits)))
+        return self.method.fitting(part, self.rules.chosen(part, self.method.spec(part, bits)))
 
     @property
     def by_rows(self) -> bool:
@@ -192,9 +192,8 @@ def prepare(
         _check_rules(draft)
     ready = draft
     if plan is None:
-        ready = within(
-            draft, lambda room: uniform(model.parts, draft.spec, size, room, rules, draft.lead, draft.method.least_ends)
-        )
+        least = chosen.least_ends if draft.lead or target else 0
+        ready = within(draft, lambda room: uniform(model.parts, draft.spec, size, room, rules, draft.lead, least))
     ready.check(ready.nbytes, ready.bits, "the plan takes")
     return ready
 

@@ -62,6 +62,11 @@ class Target:
         weight."""
         return spec
 
+    def planned(self, part: Part, spec: Spec) -> Spec:
+        """The format that a plan made for the target has in place of `spec`: carried as it is, and no larger in the
+        target's files than it must be."""
+        return self.carried(part, spec)
+
     def ties(self, parts: Sequence[Part]) -> list[tuple[str, ...]]:
         """Names of parts that must have one format, such as the members of a fused layer."""
         return []
@@ -96,7 +101,7 @@ class Target:
 
     def rules(self, parts: Sequence[Part]) -> Rules:
         """What a plan must obey so that it can be carried."""
-        return Rules(self.carried, self.ties(parts))
+        return Rules(self.carried, self.ties(parts), self.planned)
 
     @classmethod
     def from_options(cls: type[T], options: Mapping[str, Any]) -> T:
