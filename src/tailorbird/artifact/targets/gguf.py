@@ -45,6 +45,7 @@ class GGUF(Target):
     name: ClassVar[str] = "gguf"
     extra: ClassVar[str] = "gguf"
     summary: ClassVar[str] = "one GGUF file for llama.cpp; formats it lacks are encoded anew, with the error told"
+    solved_as: ClassVar[str] = "gguf-exact"
 
     type: str = ""
     loss: float = 0.1

@@ -37,6 +37,7 @@ class Check:
         why: the reason it may be above zero, for people; empty where it may not.
         notes: what else the user should know.
         logits_error: |L' - L| / |L| of the logits of some tokens, where the target ran the model.
+        lost: squared error of the packed weights over their squares, where the target encodes them anew.
     """
 
     library: str
@@ -47,15 +48,20 @@ class Check:
     why: str = ""
     notes: tuple[str, ...] = field(default=())
     logits_error: float | None = None
+    lost: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What all targets share. Subclasses are frozen dataclasses too; their fields are options of the export."""
+    """What all targets share. Subclasses are frozen dataclasses too; their fields are options of the export.
+
+    `solved_as` is the name of the target whose rules leave this one nothing to encode anew, where it does that.
+    """
 
     name: ClassVar[str] = ""
     extra: ClassVar[str] = ""
     summary: ClassVar[str] = ""
+    solved_as: ClassVar[str] = ""
 
     def carried(self, part: Part, spec: Spec) -> Spec:
         """The nearest format the target can carry for a part; `spec` itself where it carries that without changing a
