@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from tailorbird.allocate.rules import Rules
 from tailorbird.allocate.uniform import uniform
 from tailorbird.anatomy.part import Part
+from tailorbird.artifact.targets import find
 from tailorbird.errors import BudgetError
-from tailorbird.formats import BitPlanes, PlaneSpec
+from tailorbird.formats import BitPlanes, PlaneSpec, Spec
+from tailorbird.formats.ggml.exact import exact_type
 
 
 @cache
@@ -101,9 +103,11 @@ def test_an_embedding_left_with_too_little_comes_before_blocks_that_lead() -> No
         specs = uniform(parts, spec_of, cost, base + room, lead=1, least=least)
         assert set(specs["b"].bits) == bits and set(specs["e"].bits) == {1, 2}
         assert total(parts, specs) <= base + room
-    # Without a lead, the blocks are first.
-    specs = uniform(parts, spec_of, cost, at(parts, 1) + more["e"] // 2, least=2)
-    assert set(specs["e"].bits) != {2} and set(specs["b"].bits) == {2}
+    # Without a lead too; unless nobody says what is too little.
+    room = cost(parts[0], spec_of(parts[0], 2)) - cost(parts[0], spec_of(parts[0], 1))
+    for least, full in ((2, True), (0, False)):
+        specs = uniform(parts, spec_of, cost, at(parts, 1) + room, least=least)
+        assert (set(specs["e"].bits) == {2}) == full and (set(specs["b"].bits) == {2}) != full
 
 
 def test_tied_parts_are_raised_together() -> None:
@@ -153,3 +157,21 @@ def test_blocks_can_lead_the_ends() -> None:
         assert min(inner) >= max(ends) and min(inner) > min(ends)
     assert uniform(parts, spec_of, cost, at(parts, 1), lead=2) == {part.name: spec_of(part, 1) for part in parts}
     assert uniform(parts, spec_of, cost, at(parts, 8), lead=2) == {part.name: spec_of(part, 8) for part in parts}
+
+
+@pytest.mark.parametrize("bits", [4.2, 4.4, 4.498, 4.6])
+def test_a_target_of_few_widths_leaves_no_embedding_behind(bits: float) -> None:
+    """Sizes as in Gemma 3 270M, of which most is the embedding; 4 bits in llama.cpp's blocks are 4.5 with scales."""
+    parts = [Part("e", (262144, 640), "embedding")]
+    parts += [Part(f"{i}.{n}", (rows, 640), "mlp", i) for i in range(18) for n, rows in enumerate((1024, 2048, 2048))]
+    rules = find("gguf-exact").rules(parts)
+
+    def spec_of(part: Part, bits: int) -> Spec:
+        return rules.chosen(part, PlaneSpec.uniform(bits, 640, 128))
+
+    limit = int(bits * sum(part.numel for part in parts) / 8)
+    specs = uniform(parts, spec_of, lambda part, spec: spec.plan(part.shape[0]).nbytes, limit, rules, least=1.25)
+    used = sum(specs[part.name].plan(part.shape[0]).nbytes for part in parts)
+    assert 0.99 * limit < used <= limit
+    assert {exact_type(spec).name for spec in specs.values()} <= {"Q4_0", "Q5_0"}  # type: ignore[union-attr, arg-type]
+    assert set(specs["e"].bits) == {4}  # type: ignore[attr-defined]

@@ -15,6 +15,7 @@ import pytest
 import tailorbird
 from tailorbird.artifact.record import NAME, Record
 from tailorbird.artifact.verify import verify
+from tailorbird.checkpoint.gguf_reader import read_gguf
 from tailorbird.errors import ArtifactError, TailorbirdError
 from tailorbird.files import json_bytes
 
@@ -24,16 +25,21 @@ NUMBERS: list[Any] = [-1, 0, 2**31, 2**62, 2**63, 10**400, 0.5, 1e308, True, Non
 JUNK: list[Any] = [*NUMBERS, *NAMES, [[]], {"x": 1}, "0" * 64, list(range(5000))]
 
 
+@pytest.fixture(scope="module", params=["hf", "gguf"])
+def target(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
-    """A valid export in two shards."""
+def base(tmp_path_factory: pytest.TempPathFactory, base: Path, target: str) -> Path:
+    """A valid export; as safetensors in two shards."""
     import tailorbird.artifact.folder as folder
 
     out = tmp_path_factory.mktemp("export") / "base"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(folder, "SHARD_BYTES", 120_000)
-        tailorbird.export(base, out, "hf")
-    assert len(list(out.glob("*.safetensors"))) == 2
+        tailorbird.export(base, out, target)
+    assert target == "gguf" or len(list(out.glob("*.safetensors"))) == 2
     return out
 
 
@@ -52,14 +58,24 @@ def flip_any(folder: Path, rng: Rng) -> None:
     flip(some_file(folder, rng), rng)
 
 
+def header_bytes(path: Path) -> int:
+    if path.suffix == ".gguf":
+        return min(tensor.start for tensor in read_gguf(path).tensors.values())
+    return 8 + int.from_bytes(path.read_bytes()[:8], "little")
+
+
+def weights(folder: Path, rng: Rng) -> Path:
+    return some_file(folder, rng, "*.gguf" if (folder / "model.gguf").exists() else "*.safetensors")
+
+
 def flip_header(folder: Path, rng: Rng) -> None:
-    path = some_file(folder, rng, "*.safetensors")
-    flip(path, rng, 0, 8 + int.from_bytes(path.read_bytes()[:8], "little"))
+    path = weights(folder, rng)
+    flip(path, rng, 0, header_bytes(path))
 
 
 def flip_data(folder: Path, rng: Rng) -> None:
-    path = some_file(folder, rng, "*.safetensors")
-    flip(path, rng, 8 + int.from_bytes(path.read_bytes()[:8], "little"))
+    path = weights(folder, rng)
+    flip(path, rng, header_bytes(path))
 
 
 def flip_record(folder: Path, rng: Rng) -> None:
@@ -164,6 +180,7 @@ def test_mutations_are_refused(base: Path, tmp_path: Path) -> None:
 
 def test_hostile_files_with_fitting_digests(base: Path, tmp_path: Path) -> None:
     """Whoever can write the record too can make a valid export; what can't be read is refused all the same."""
+    refused = 0
     for seed in range(60):
         rng, folder = Rng(seed), tmp_path / str(seed)
         shutil.copytree(base, folder)
@@ -177,14 +194,17 @@ def test_hostile_files_with_fitting_digests(base: Path, tmp_path: Path) -> None:
             verify(folder)
         except TailorbirdError as error:
             assert isinstance(error, ArtifactError) and error.hint
+            refused += 1
         shutil.rmtree(folder)
+    assert refused > 20
 
 
-def test_a_valid_one(base: Path, tmp_path: Path) -> None:
+def test_a_valid_one(base: Path, tmp_path: Path, target: str) -> None:
     found = verify(shutil.copytree(base, tmp_path / "moved"))
     record = Record.read(base)
     assert found.digest == record.digest and found.nbytes == record.nbytes
-    assert len(found.checks) == 2 and "hf" in found.checks[1] and found.bits > 16
+    assert len(found.checks) == 2 and f"for {target} " in found.checks[1]
+    assert (found.bits > 16) == (target == "hf")
 
 
 def test_neither_artifact_nor_export(tmp_path: Path) -> None:
@@ -192,7 +212,8 @@ def test_neither_artifact_nor_export(tmp_path: Path) -> None:
         verify(tmp_path)
 
 
-def test_the_record_names_its_artifact(base: Path) -> None:
+def test_the_record_names_its_artifact(base: Path, target: str) -> None:
     record = Record.read(base)
-    assert record.target == "hf" and record.options == {"dtype": "bf16"} and not record.exact
-    assert len(record.artifact) == 64 and record.library.startswith("safetensors ")
+    options = {"hf": {"dtype": "bf16"}, "gguf": {"type": "", "loss": 0.1}}[target]
+    assert record.target == target and record.options == options and not record.exact
+    assert len(record.artifact) == 64 and record.library.startswith(("safetensors ", "gguf "))

@@ -208,6 +208,8 @@ def test_run_offers_every_arithmetic(call: Any, artifact: Path) -> None:
     done = call("run", artifact, "The", "--max-tokens", 3, "--activations", "fp32", "--cache", "int8", "--json")
     assert done.json["tokens"] == 3 and done.json["finish"] == "length"
     assert call("run", artifact, "The", "--cache", "fp8").code == 2
+    refused = call("run", artifact, "The", "--seed", 99999999999999999999)
+    assert refused.code == 2 and "seed is 99999999999999999999" in refused.err and "hint:" in refused.err
 
 
 def test_bench_stands_beside_the_wall(call: Any, artifact: Path) -> None:
@@ -219,6 +221,9 @@ def test_bench_stands_beside_the_wall(call: Any, artifact: Path) -> None:
     assert found["bytes_per_token"] == sum(part["bytes"] for part in parts)  # tied: all are read
     assert 0 < found["outside_products"] < 1
     assert "of it" in call("bench", artifact, *args).out
+    drawn = call("bench", artifact, *args, "--temperature", 1, "--json").json
+    assert drawn["temperature"] == 1 and found["temperature"] == 0 and 0 < drawn["outside_products"] < 1
+    assert call("bench", artifact, *args, "--temperature", -1).code == 2
     assert call("bench", artifact, "--decode-tokens", 1000).code == 2
 
 

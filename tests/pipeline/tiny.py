@@ -33,6 +33,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "llama": {"model_type": "llama", "tie_word_embeddings": True, **_COMMON, **_GATED},
     "untied": {"model_type": "llama", "tie_word_embeddings": False, "attention_bias": True, **_COMMON, **_GATED},
     "gemma3": {"model_type": "gemma3_text", "tie_word_embeddings": True, "sliding_window": 8, **_COMMON, **_GATED},
+    "gemma": {"model_type": "gemma", "tie_word_embeddings": True, **_COMMON, **_GATED},
+    "gemma2": {
+        **{"model_type": "gemma2", "tie_word_embeddings": True, "sliding_window": 8, "query_pre_attn_scalar": 16},
+        **_COMMON,
+        **_GATED,
+    },
+    "phi3": {"model_type": "phi3", "tie_word_embeddings": False, **_COMMON, **_GATED},
     "opt": {
         "model_type": "opt",
         "tie_word_embeddings": True,

@@ -19,6 +19,8 @@ from typing import Any
 import openai
 import pytest
 
+import tailorbird
+import tailorbird.artifact.verify as verifying
 from tailorbird.runtime.chat import ChatTemplate
 from tailorbird.runtime.language_model import LanguageModel
 from tailorbird.runtime.load import load
@@ -133,11 +135,21 @@ def serving(model: LanguageModel, template: ChatTemplate | None = None, **settin
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny = run_path(str(Path(__file__).parents[1] / "pipeline" / "tiny.py"))
-    made = tmp_path_factory.mktemp("served") / NAME
+    made = tmp_path_factory.mktemp("original") / NAME
     tiny["make_model"]("llama", made, max_position_embeddings=LENGTH)
     (made / "chat_template.jinja").write_text(TEMPLATE)
+    return made
+
+
+@pytest.fixture(scope="session")
+def folder(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artifact that is served."""
+    made = tmp_path_factory.mktemp("served") / NAME
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verifying, "_verify_afresh", verifying.verify)
+        tailorbird.compress(original, made, method="rtn", budget="6bits")
     return made
 
 

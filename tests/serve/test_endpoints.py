@@ -9,7 +9,6 @@ from typing import Any
 
 import openai
 import pytest
-import torch
 
 import tailorbird
 from tailorbird.runtime.chat import ChatTemplate
@@ -59,8 +58,8 @@ def test_a_chat_goes_through_the_template(running: Any, model: LanguageModel, te
     assert again.choices[0].message.content == found.choices[0].message.content
 
 
-def test_an_artifact_keeps_its_template(serve: Any, folder: Path, template: ChatTemplate, tmp_path: Path) -> None:
-    tailorbird.compress(folder, tmp_path / "small", method="rtn", budget="8bits")
+def test_an_artifact_keeps_its_template(serve: Any, original: Path, template: ChatTemplate, tmp_path: Path) -> None:
+    tailorbird.compress(original, tmp_path / "small", method="rtn", budget="8bits")
     small = tailorbird.load(tmp_path / "small")
     kept = ChatTemplate.of(small.source)
     assert kept is not None and kept.render(TALK) == template.render(TALK)
@@ -126,10 +125,11 @@ def test_stop_texts_end_an_answer(running: Any) -> None:
 
 
 def test_an_end_token_ends_an_answer(running: Any, model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    ids = model.tokenizer.prompt("The tailorbird")
+    steps = model.steps(model.tokenizer.prompt("The tailorbird"), 3)
     for _ in range(3):
-        ids.append(int(model.logits(torch.tensor([ids]), keep=1).argmax()))
-    monkeypatch.setattr(model.tokenizer, "eos", (ids[-1],))
+        token = int(next(steps).argmax())
+        steps.feed(token)
+    monkeypatch.setattr(model.tokenizer, "eos", (token,))
     found = whole(running, max_tokens=20)
     assert found.choices[0].finish_reason == "stop"
     assert found.usage.completion_tokens <= 3

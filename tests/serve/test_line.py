@@ -15,6 +15,8 @@ from typing import Any
 import openai
 import pytest
 
+from tailorbird.serve import server
+
 TEXT = "/v1/completions"
 BODY = {"prompt": "A", "max_tokens": 500, "stream": True}
 READER = """
@@ -30,11 +32,15 @@ with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as link:
 
 def begin(running: Any, **changes: Any) -> socket.socket:
     """A request on a connection of its own; its answer waits to be read."""
-    body = json.dumps(BODY | changes).encode()
     link = socket.create_connection(running.address, timeout=60)
+    ask(link, **changes)
+    return link
+
+
+def ask(link: socket.socket, **changes: Any) -> None:
+    body = json.dumps(BODY | changes).encode()
     head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     link.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-    return link
 
 
 def rest(link: socket.socket) -> bytes:
@@ -70,6 +76,7 @@ def test_a_full_line_refuses(serve: Any, slow: Any) -> None:
 
 
 def test_short_answers_overtake_long_ones(serve: Any, slow: Any) -> None:
+    assert slow.decoder is not None  # packed weights, as a user serves them
     with serve(slow, slots=2) as running, begin(running, max_tokens=1000) as long:
         assert long.recv(4096).startswith(b"HTTP/1.1 200")
         assert running.request("POST", TEXT, {"prompt": "B", "max_tokens": 3})[0] == 200
@@ -126,6 +133,21 @@ def test_clients_that_go_while_they_wait(serve: Any, slow: Any) -> None:
         running.wait(lambda: line(running) == (1, 0))
         slow.go.set()
         assert b'"length"' in rest(first)
+
+
+@pytest.mark.parametrize("tokens", [200, 1000], ids=["a buffer", "more than that"])
+def test_a_client_that_never_reads_is_left(serve: Any, slow: Any, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_SEND_SECONDS", 0.2)
+    with serve(slow) as running:
+        # Small buffers between the two, so that a short answer fills them.
+        running.server.servers[0].sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        with socket.socket() as link:
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            link.connect(running.address)
+            ask(link, max_tokens=tokens)
+            running.wait(lambda: running.server.server_state.connections)
+            running.wait(lambda: not running.server.server_state.connections)
+        running.wait(lambda: line(running) == (0, 0))
 
 
 def test_a_stream_ends_within_the_grace(serve: Any, slow: Any) -> None:

@@ -23,14 +23,20 @@ class Rules:
     Attributes:
         carried: the nearest format that is allowed for a part; an allowed one comes back as it is.
         ties: names of parts that must have one and the same format; a part stands in one group at most.
+        planned: what a plan has in place of a format, where that is less than all that is carried; None: `carried`.
     """
 
     carried: Carried = anything
     ties: Sequence[tuple[str, ...]] = ()
+    planned: Carried | None = None
+
+    def chosen(self, part: Part, spec: Spec) -> Spec:
+        """What a plan has in place of a format."""
+        return (self.planned or self.carried)(part, spec)
 
     def allows(self, part: Part, spec: Spec) -> bool:
-        """The part may have this format."""
-        return self.carried(part, spec) == spec
+        """A plan may choose this format for the part."""
+        return self.chosen(part, spec) == spec
 
     def tied(self, part: Part) -> bool:
         """Another part must have the same format."""

@@ -49,7 +49,8 @@ class Sites:
         options = []
         for unit in units:
             whole = [tuple(spec_of(part, bits) for part in unit) for bits in range(1, MAX_BITS + 1)]
-            found = list(dict.fromkeys(whole))
+            # Losses are known by width: of formats of one width the last, the best, stands for all.
+            found = list({tuple(spec.mean_bits for spec in specs): specs for specs in whole}.values())
             if len(unit) == 1 and unit[0].numel >= large:
                 found = [(spec,) for spec in _stepped(unit[0], [spec for (spec,) in found], rules)]
             options.append(found)

@@ -40,7 +40,7 @@ def uniform(
         limit: bytes for all parts together.
         rules: what the formats must obey; `spec_of` does so already. Tied parts are raised together.
         lead: bits that the other parts have before the embedding and the head, when all have some.
-        least: bits of an embedding or a head below which it is raised before the parts that lead.
+        least: bits of an embedding or a head below which it is raised before the parts of the blocks.
 
     Returns:
         Format by part name.
@@ -65,7 +65,7 @@ def uniform(
         return specs
 
     specs = shared([*inner, *outer, *inner])
-    if lead and any(specs[unit[0].name].mean_bits < least for unit in outer):
+    if any(specs[unit[0].name].mean_bits < least for unit in outer):
         return shared([*outer, *inner, *outer, *inner])
     return specs
 
@@ -94,13 +94,16 @@ def _base(
 def _raised(
     unit: list[Part], now: Spec, spec_of: SpecOf, rules: Rules, by_groups: bool
 ) -> Iterator[list[tuple[Part, Spec]]]:
-    """Better formats of parts that change together: the next more bits for all; for a part alone, for its last
-    groups, most groups first: in a sweep nothing after them can make up for their errors."""
+    """Better formats of parts that change together: the next more bits for all, the best format of that width first;
+    for a part alone, for its last groups, most groups first: in a sweep nothing after them can make up for their
+    errors."""
     top = max(now.bits) if isinstance(now, PlaneSpec) else math.ceil(now.mean_bits)
-    for bits in range(top + 1, MAX_BITS + 1):
-        if spec_of(unit[0], bits) != now:
+    forms = [spec_of(unit[0], bits) for bits in range(1, MAX_BITS + 1)]
+    known = max((bits for bits, form in enumerate(forms, 1) if form == now), default=top)
+    above = [bits for bits in range(known + 1, MAX_BITS + 1) if forms[bits - 1] != now]
+    for bits in reversed(above):
+        if forms[bits - 1].mean_bits == forms[above[0] - 1].mean_bits:
             yield [(part, spec_of(part, bits)) for part in unit]
-            break
     if by_groups and len(unit) == 1 and top < MAX_BITS:
         for keep in range(1, now.cols // getattr(now, "group_size", now.cols)):
             mixed = between(now, _wider(now, spec_of(unit[0], top + 1)), keep)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +10,13 @@ from typing import Any
 
 from tailorbird.anatomy import Model, Part
 from tailorbird.artifact.folder import CHUNK
+from tailorbird.artifact.offer import local_original
 from tailorbird.artifact.reader import Artifact
 from tailorbird.artifact.reencode import only_wider
 from tailorbird.artifact.targets.target import Told
 from tailorbird.checkpoint import open_checkpoint
 from tailorbird.errors import ModelError, TailorbirdError
-from tailorbird.files import read_toml
 from tailorbird.formats import Spec
-from tailorbird.methods import methods
-from tailorbird.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -86,23 +83,13 @@ def _ratio(lost: float, whole: float) -> float:
     return math.sqrt(lost / whole) if whole else math.sqrt(lost)
 
 
-def _recipe(artifact: Artifact) -> dict[str, Any]:
-    path = artifact.folder / "recipe.toml"
-    try:
-        return read_toml(path) if path.is_file() else {}
-    except TailorbirdError:
-        return {}
-
-
 def _original(artifact: Artifact, given: str | Path | None) -> Model | None:
     """The model the artifact was made from; a recipe's is taken only where nothing has to be fetched for it."""
     if given is not None:
         return _same(artifact, Model.open(open_checkpoint(given)))
-    name = _recipe(artifact).get("model")
+    name = local_original(artifact)
     try:
-        if not isinstance(name, str) or not (name.startswith("demo:") or Path(name).exists()):
-            return None
-        return _same(artifact, Model.open(open_checkpoint(name)))
+        return None if name is None else _same(artifact, Model.open(open_checkpoint(name)))
     except (TailorbirdError, OSError):
         return None
 
@@ -157,25 +144,3 @@ def refusal(target: str, artifact: Artifact, found: Sequence[Change]) -> str:
             f"{row['bytes'][0]:,} -> {row['bytes'][1]:,} bytes, {lost}"
         )
     return "\n".join(lines)
-
-
-def resolve(target: str, artifact: Artifact) -> str:
-    """The command that solves the plan anew under the target's rules."""
-    recipe, plan = _recipe(artifact), artifact.plan
-    budget = recipe.get("budget") or [f"{math.ceil(artifact.bits * 100) / 100:g}bits"]
-    words = ["tailorbird", "compress", str(recipe.get("model", "MODEL")), "--method", plan.method]
-    for text in budget if isinstance(budget, list) else [budget]:
-        words += ["--budget", str(text)]
-    for key, usual in (("data", None), ("samples", 64), ("length", 512), ("seed", 0)):
-        if recipe.get(key, usual) != usual:
-            words += [f"--{key}", str(recipe[key])]
-    for name, value in _chosen(plan).items():
-        words += ["--set", f"{name}={str(value).lower() if isinstance(value, bool) else value}"]
-    words += ["--target", target, "--out", f"{artifact.folder.name}-{target}"]
-    return f"solve it anew for the target: {shlex.join(words)}"
-
-
-def _chosen(plan: Plan) -> dict[str, Any]:
-    """Options that are not the method's defaults; all of a method that is not installed."""
-    usual = methods()[plan.method]().options() if plan.method in methods() else {}
-    return {name: value for name, value in plan.options.items() if usual.get(name) != value}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tailorbird.artifact import targets
-from tailorbird.artifact.changes import Change, changes, refusal, resolve
+from tailorbird.artifact.changes import Change, changes, refusal
+from tailorbird.artifact.offer import Advise, Offer, unsolved
 from tailorbird.artifact.reader import Artifact
 from tailorbird.artifact.record import Record, files_of
 from tailorbird.artifact.reencode import Reencoded
@@ -30,7 +31,7 @@ class Exported:
         digest: of its record.
         changes: parts that were put into another format; empty where the target carries all.
         check: what the target's own library found.
-        advice: the command that avoids the changes, where there are any.
+        offer: what avoids the changes, where there are any.
     """
 
     folder: Path
@@ -40,7 +41,12 @@ class Exported:
     digest: str
     changes: tuple[Change, ...]
     check: Check
-    advice: str = ""
+    offer: Offer | None = None
+
+    @property
+    def advice(self) -> str:
+        """The command that avoids the changes, where there are any."""
+        return self.offer.text if self.offer else ""
 
     @property
     def exact(self) -> bool:
@@ -61,6 +67,7 @@ def export(
     reencode: bool = False,
     original: str | Path | None = None,
     budget: str | None = None,
+    advise: Advise = unsolved,
     told: Told = _silent,
 ) -> Exported:
     """Write an artifact in the form of another runtime and have that runtime's library compare it.
@@ -75,6 +82,7 @@ def export(
         original: the model the artifact was made from, to say how far it is from that; by default what the
             artifact's recipe names, where that is on this machine.
         budget: bytes the exported files may take, such as ``150MB``.
+        advise: makes the offer of a plan solved anew, where weights change; by default only names the command.
         told: told about the progress.
 
     Raises:
@@ -92,9 +100,10 @@ def export(
     target.refuse(opened)
     source = Reencoded.under(opened, target.rules(opened.plan.parts))
     found = tuple(changes(opened, source, original, told))
-    advice = resolve(to, opened) if found else ""
-    if any(change.lost for change in found) and not reencode:
-        raise UsageError(refusal(to, opened, found), hint=f"{advice}; or go on with --reencode")
+    offer = advise(to, opened, source, original, 0.0) if found else None
+    if offer and any(change.lost for change in found) and not reencode:
+        both = f"\n{offer.comparison}" if offer.comparison else ""
+        raise UsageError(refusal(to, opened, found) + both, hint=f"{offer.text}; or go on with --reencode")
     afford(target, source, budget)
     with atomic_folder(out) as folder:
         target.write(source, folder, told)
@@ -104,7 +113,10 @@ def export(
         files = files_of(folder)
         record = Record(to, asdict(target), opened.digest, check.library, exact, opened.plan.numel, files)
         record.write(folder)
-    return Exported(out, to, record.nbytes, opened.nbytes, record.digest, found, check, advice)
+    # Weights of the original fitted into the target's types are no longer the plan's.
+    if target.solved_as and not check.exact and type(opened) is Artifact:
+        offer = replace(advise(target.solved_as, opened, source, original, check.lost), exported=record.nbytes)
+    return Exported(out, to, record.nbytes, opened.nbytes, record.digest, found, check, offer)
 
 
 def afford(target: Target, artifact: Artifact, budget: str | None) -> None:

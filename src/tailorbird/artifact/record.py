@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tailorbird.errors import ArtifactError
+from tailorbird.checkpoint.gguf_reader import read_gguf
+from tailorbird.errors import ArtifactError, MissingExtra, ModelError
 from tailorbird.files import confined, json_bytes, read_json, sha256, write_json
 from tailorbird.formats.safetensors_header import read_header
 
@@ -114,6 +115,8 @@ def check_files(folder: Path, record: Record) -> None:
             raise ArtifactError(f"{path} differs from its digest in the record", hint=_AGAIN)
         if name.endswith(".safetensors"):
             read_header(path, error=ArtifactError)
+        elif name.endswith(".gguf"):
+            _check_gguf(path)
         elif name.endswith(".json") and not isinstance(read_json(path), dict):
             raise ArtifactError(f"{path} is not a JSON object", hint=_AGAIN)
     more = {path.name for path in folder.iterdir()} - set(record.files) - {NAME}
@@ -121,6 +124,16 @@ def check_files(folder: Path, record: Record) -> None:
         raise ArtifactError(
             f"{folder / min(more)} is not part of the export", hint="remove it, or do not use this export"
         )
+
+
+def _check_gguf(path: Path) -> None:
+    """Header, metadata and table of tensors, where the library that reads them is installed."""
+    try:
+        read_gguf(path)
+    except MissingExtra:
+        return
+    except ModelError as cause:
+        raise ArtifactError(cause.message, hint=_AGAIN) from cause
 
 
 def _sound(fields: Mapping[str, Any]) -> bool:

@@ -16,6 +16,7 @@ def command(
     decode_tokens: Annotated[int, typer.Option("--decode-tokens", help="Tokens to decode in a run.")] = 128,
     prefill_tokens: Annotated[int, typer.Option("--prefill-tokens", help="Tokens of the prompt.")] = 512,
     runs: Annotated[int, typer.Option("--runs", help="The median of so many runs counts.")] = 3,
+    temperature: Annotated[float, typer.Option("--temperature", help="0 takes the likeliest token, else drawn.")] = 0.0,
     threads: Annotated[int, typer.Option("--threads", help="Of the kernels; 0 for all processors.")] = 0,
     dense: Annotated[bool, typer.Option("--dense", help="Unpack the weights.")] = False,
     recipe: Recipe = None,
@@ -28,7 +29,7 @@ def command(
 
     this = session(context)
     set_threads(threads)
-    found = bench(load(model, dense=dense), decode_tokens, prefill_tokens, runs)
+    found = bench(load(model, dense=dense), decode_tokens, prefill_tokens, runs, temperature)
     if this.json:
         this.emit(found.to_json())
         return

@@ -71,7 +71,9 @@ def command(
 
             done = export_refitted(artifact, out, to, _named(original), **common, **windows)
         else:
-            done = export(artifact, out, to, reencode=reencode, original=original, **common)
+            from tailorbird.pipeline.offer import solved
+
+            done = export(artifact, out, to, reencode=reencode, original=original, advise=solved, **common)
     found = described(done)
     if this.json:
         this.emit(found)
@@ -80,7 +82,9 @@ def command(
         from tailorbird.cli.tables import changes_table
 
         this.show(changes_table(found["changes"]))
-        this.line(done.advice)
+    if done.offer:
+        for line in filter(None, (done.offer.comparison, done.offer.text)):
+            this.line(line)
     check = done.check
     same = "every weight is the artifact's" if done.exact else f"weights differ by {check.error:.2g} at most"
     this.line(f"{out}: {done.nbytes:,} bytes for {to}; the artifact has {done.artifact_nbytes:,}")
@@ -119,4 +123,5 @@ def described(done: Exported) -> dict[str, Any]:
         "check": asdict(done.check),
         "changes": grouped(done.changes),
         "advice": done.advice or None,
+        "offer": asdict(done.offer) if done.offer else None,
     }

@@ -37,7 +37,7 @@ def command(
     max_messages: Annotated[int, typer.Option("--max-messages", help="Of a conversation.")] = 256,
     max_body: Annotated[int, typer.Option("--max-body", help="Bytes of a request.")] = 2**20,
     grace: Annotated[float, typer.Option("--grace", help="Seconds for running answers when it stops.")] = 10.0,
-    dense: Annotated[bool, typer.Option("--dense", help="Unpack the weights: more memory, faster.")] = False,
+    dense: Annotated[bool, typer.Option("--dense", help="Unpack the weights: more memory, slower.")] = False,
     recipe: Recipe = None,
     json: Json = False,
 ) -> None:

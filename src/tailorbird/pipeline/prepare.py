@@ -94,7 +94,7 @@ class Prepared:
 
     def spec(self, part: Part, bits: int) -> Spec:
         """The format of a part at a number of bits, under the rules."""
-        return self.method.fitting(part, self.rules.carried(part, self.method.spec(part, bits)))
+        return self.method.fitting(part, self.rules.chosen(part, self.method.spec(part, bits)))
 
     @property
     def by_rows(self) -> bool:
@@ -196,7 +196,7 @@ def prepare(
 
 
 def _uniform(draft: Prepared, room: int) -> dict[str, Spec]:
-    least = draft.method.least_ends
+    least = draft.method.least_ends if draft.lead or draft.target else 0
     return uniform(draft.model.parts, draft.spec, size, room, draft.rules, draft.lead, least)
 
 

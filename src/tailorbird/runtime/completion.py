@@ -25,7 +25,7 @@ class Sampling:
         top_k: draw only from the k most likely tokens.
         top_p: draw only from the fewest tokens whose probabilities reach p.
         min_p: draw only from tokens at least p times as likely as the most likely one.
-        seed: of the draw; the same seed gives the same text.
+        seed: of the draw, a whole number of 64 bits; the same seed gives the same text.
         stop: texts at which to end; they are not given out.
 
     Raises:
@@ -48,6 +48,8 @@ class Sampling:
             f"top_p is {self.top_p}": self.top_p is not None and not 0 < self.top_p <= 1,
             f"min_p is {self.min_p}": self.min_p is not None and not 0 <= self.min_p <= 1,
         }
+        if not -(2**63) <= self.seed < 2**64:
+            raise UsageError(f"seed is {self.seed}", hint="a whole number of 64 bits")
         for text, bad in wrong.items():
             if bad:
                 raise UsageError(
@@ -56,7 +58,7 @@ class Sampling:
 
 
 class Steps(Protocol):
-    """Logits of the next token, float32 (vocabulary,), one step at a time."""
+    """Logits of the next token, float32 (vocabulary,), one step at a time; they hold until the next."""
 
     def __next__(self) -> Tensor:
         """The logits after all tokens so far."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +31,7 @@ PREFILL = 256
 """Tokens of a prompt that go through the model together: as many as keep scratch small and arithmetic busy."""
 
 Cached = Literal["bf16", "int8"]
+Logits = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -68,18 +70,20 @@ class Text:
     def __init__(self, owner: NativeDecoder, cache: Any) -> None:
         self.owner, self.cache, self.length = owner, cache, 0
 
-    def push(self, tokens: Sequence[int], keep: int = 1) -> Tensor:
-        """Append tokens; float32 logits (keep, vocabulary) after the last `keep` of them."""
-        kept = []
+    def push(self, tokens: Sequence[int], keep: int = 1, out: Logits | None = None) -> Tensor:
+        """Append tokens; float32 logits (keep, vocabulary) after the last `keep` of them, in `out` where that is
+        given."""
+        keep = min(keep, len(tokens))
+        logits = np.empty((keep, self.owner.vocabulary), dtype=np.float32) if out is None else out
+        done = 0
         for low in range(0, len(tokens), PREFILL):
             high = min(low + PREFILL, len(tokens))
             wanted = max(0, high - max(low, len(tokens) - keep))
-            logits = np.empty((wanted, self.owner.vocabulary), dtype=np.float32)
-            ids = np.asarray(tokens[low:high], dtype=np.int64)
-            self.owner.decoder.forward(ids, self.length, self.cache, logits, self.owner.settings.activations)
+            ids, rows = np.asarray(tokens[low:high], dtype=np.int64), logits[done : done + wanted]
+            self.owner.decoder.forward(ids, self.length, self.cache, rows, self.owner.settings.activations)
             self.length += high - low
-            kept.append(logits)
-        return torch.from_numpy(np.concatenate(kept) if len(kept) > 1 else kept[0])
+            done += wanted
+        return torch.from_numpy(logits)
 
 
 class NativeSteps:
@@ -87,15 +91,16 @@ class NativeSteps:
 
     def __init__(self, text: Text, ids: Sequence[int]) -> None:
         self.text, self.waiting = text, list(ids)
+        self.logits = np.empty((1, text.owner.vocabulary), dtype=np.float32)
 
     def feed(self, token: int) -> None:
         """The token that was chosen."""
         self.waiting.append(token)
 
     def __next__(self) -> Tensor:
-        """float32 (vocabulary,)."""
+        """float32 (vocabulary,); the next step writes over it."""
         ids, self.waiting = self.waiting, []
-        return self.text.push(ids)[0]
+        return self.text.push(ids, out=self.logits)[0]
 
 
 def native_decoder(module: nn.Module, settings: Settings) -> NativeDecoder | None:

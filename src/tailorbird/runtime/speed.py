@@ -14,8 +14,9 @@ from tailorbird import data
 from tailorbird.errors import UsageError
 from tailorbird.kernels import native
 from tailorbird.plan import Plan
+from tailorbird.runtime.completion import Sampling
 from tailorbird.runtime.language_model import LanguageModel
-from tailorbird.runtime.sampling import most_likely
+from tailorbird.runtime.sampling import choose
 
 START = 16
 """Tokens of the prompt that decoding starts from."""
@@ -26,7 +27,7 @@ class Speed:
     """What was measured.
 
     Attributes:
-        decode_tokens_per_s: tokens a second one after the other, the most likely one taken each time; median of runs.
+        decode_tokens_per_s: tokens a second one after the other, each chosen at `temperature`; median of runs.
         prefill_tokens_per_s: tokens of a prompt a second; median of runs.
         bytes_per_token: stored bytes of all weights that a decoded token reads, embedding rows aside.
         read_bytes_per_s: what this machine reads from memory, measured before and after, the better of both.
@@ -37,6 +38,7 @@ class Speed:
         decode_tokens, prefill_tokens, runs: how much was measured.
         threads: of the kernels.
         kernels: the variant, or ``torch``.
+        temperature: at which tokens were chosen; 0: the most likely one each time.
     """
 
     decode_tokens_per_s: float
@@ -51,13 +53,20 @@ class Speed:
     runs: int
     threads: int
     kernels: str
+    temperature: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         return asdict(self)
 
 
-def bench(model: LanguageModel, decode_tokens: int = 128, prefill_tokens: int = 512, runs: int = 3) -> Speed:
+def bench(
+    model: LanguageModel,
+    decode_tokens: int = 128,
+    prefill_tokens: int = 512,
+    runs: int = 3,
+    temperature: float = 0.0,
+) -> Speed:
     """Measure decoding and prefill on the raw test text of WikiText-2.
 
     Args:
@@ -65,10 +74,12 @@ def bench(model: LanguageModel, decode_tokens: int = 128, prefill_tokens: int = 
         decode_tokens: tokens to decode in a run.
         prefill_tokens: tokens of the prompt in a run.
         runs: how often; one more warms up.
+        temperature: at which tokens are chosen, as in `LanguageModel.generate`.
 
     Raises:
         UsageError: counts that can't be, or more tokens than the model can look at.
     """
+    Sampling(temperature=temperature)
     longest = model.max_length
     if min(decode_tokens, prefill_tokens, runs) < 1:
         raise UsageError("decode tokens, prefill tokens and runs are 1 or more", hint="see `tailorbird bench --help`")
@@ -81,7 +92,7 @@ def bench(model: LanguageModel, decode_tokens: int = 128, prefill_tokens: int = 
     module = native.extension()
     before = native.read_bandwidth() if module else None
     prefill = [_prefill(model, ids[:prefill_tokens]) for _ in range(runs + 1)][1:]
-    decode = [_decode(model, ids[:START], decode_tokens) for _ in range(runs + 1)][1:]
+    decode = [_decode(model, ids[:START], decode_tokens, temperature) for _ in range(runs + 1)][1:]
     read = max(before, native.read_bandwidth()) if before else None
     seconds, outside = median(took for took, _ in decode), median(share for _, share in decode)
     weights = bytes_per_token(model)
@@ -99,6 +110,7 @@ def bench(model: LanguageModel, decode_tokens: int = 128, prefill_tokens: int = 
         runs=runs,
         threads=module.threads() if module else torch.get_num_threads(),
         kernels=module.variant() if module else "torch",
+        temperature=temperature,
     )
 
 
@@ -120,15 +132,16 @@ def _prefill(model: LanguageModel, ids: list[int]) -> float:
     return _timed(lambda: next(model.steps(ids, 1)))
 
 
-def _decode(model: LanguageModel, ids: list[int], tokens: int) -> tuple[float, float]:
+def _decode(model: LanguageModel, ids: list[int], tokens: int, temperature: float = 0.0) -> tuple[float, float]:
     """Seconds of `tokens` tokens, and the share of them outside products; the prompt is not counted."""
     steps = model.steps(ids, tokens + 1)
-    token = most_likely(next(steps))
+    generator = torch.Generator().manual_seed(0)
+    token = choose(next(steps), generator, temperature)
 
     def run(token: int = token) -> None:
         for _ in range(tokens):
             steps.feed(token)
-            token = most_likely(next(steps))
+            token = choose(next(steps), generator, temperature)
 
     before = model.decoder.product_seconds if model.decoder else 0.0
     took = _timed(run)

@@ -21,14 +21,18 @@ _KEEP_ALIVE = 10
 _CONNECTIONS = 512
 # From the first byte of a request, or the beginning of a connection, to the end of the headers.
 _HEADER_SECONDS = 10.0
+# For a client to take what waits for it: a buffer's worth while an answer is written, the rest when it is over.
+_SEND_SECONDS = 60.0
 # After the grace time, for the last bytes to be sent.
 _FLUSH_SECONDS = 3
 
 
 class Protocol(H11Protocol):
-    """Closes connections whose headers do not come in time; the guard does that for bodies."""
+    """Closes connections whose headers do not come in time (the guard does that for bodies), and those whose client
+    does not read."""
 
     _late: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request."""
@@ -37,13 +41,45 @@ class Protocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Wait on where the headers are not complete."""
+        if not self.flow.write_paused:
+            self._taken()
         super().data_received(data)
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no more."""
         self._stop()
+        self._taken()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Too much waits for the client."""
+        super().pause_writing()
+        self._offered()
+
+    def resume_writing(self) -> None:
+        """The client has read most of it."""
+        self._taken()
+        super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        """All is written; what the client has not read yet keeps even a closed connection open."""
+        super().on_response_complete()
+        if self.transport.get_write_buffer_size():
+            self._offered()
+
+    def _offered(self) -> None:
+        self._taken()
+        self._unread = self.loop.call_later(_SEND_SECONDS, self._leave)
+
+    def _leave(self) -> None:
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+
+    def _taken(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _wait(self) -> None:
         if self.conn.their_state is not h11.IDLE:

@@ -11,6 +11,7 @@ from typing import Any
 import gguf
 import pytest
 import torch
+import transformers
 
 import tailorbird.artifact.verify as verifying
 from tailorbird.artifact.export import Exported, export
@@ -190,3 +191,16 @@ def test_metadata_of_the_file(artifacts: dict[str, Path], tmp_path: Path) -> Non
     assert values["general.architecture"] == "gemma3" and values["GGUF.version"] == 3
     assert values["tokenizer.ggml.model"] == "gpt2" and values["tokenizer.ggml.bos_token_id"] == 0
     assert all(tensor.data_offset % 32 == 0 and len(tensor.name) <= 64 for tensor in reader.tensors)
+
+
+@pytest.mark.parametrize("family", ["gemma", "gemma2", "phi3"])
+def test_families_come_back(family: str, artifact_of: Any, ids: torch.Tensor, logits: Any, tmp_path: Path) -> None:
+    """The file is read as the model it was written from, and computes what that computes."""
+    artifact = Artifact.open(artifact_of(family))
+    _, _, back = exported(artifact.folder, tmp_path / "out", type="Q8_0")
+    for key in ("model_type", "sliding_window", "head_dim", "tie_word_embeddings", "attn_logit_softcapping"):
+        assert back.config.get(key) == artifact.config.get(key), key
+    model = transformers.AutoModelForCausalLM.from_pretrained(back.folder, dtype=torch.float32).eval()
+    want = logits(artifact.folder)
+    with torch.no_grad():
+        assert float((model(input_ids=ids).logits - want).norm() / want.norm()) < 0.02

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tailorbird.artifact.targets.gguf_metadata import family_of, metadata, rope_factors
+from tailorbird.artifact.targets.gguf_metadata import family_of, metadata, rope_factors, rope_tables
 from tailorbird.checkpoint import gguf_config
 from tailorbird.checkpoint.gguf_config import common_config
 from tailorbird.checkpoint.gguf_reader import GgufFile, GgufTensor
@@ -35,6 +35,24 @@ CASES: dict[str, dict[str, Any]] = {
     "mistral": {"model_type": "mistral", "rope_parameters": DEFAULT, "sliding_window": None},
     "qwen2": {"model_type": "qwen2", "rope_parameters": YARN, "use_sliding_window": False},
     "qwen3": {"model_type": "qwen3", "rope_parameters": DEFAULT},
+    "phi3": {
+        **{"model_type": "phi3", "sliding_window": 8, "original_max_position_embeddings": 64},
+        "rope_parameters": DEFAULT | {"partial_rotary_factor": 0.75},
+    },
+    "phi3-long": {
+        **{"model_type": "phi3", "original_max_position_embeddings": 16},
+        "rope_parameters": {
+            **{"rope_type": "longrope", "rope_theta": 500.0, "partial_rotary_factor": 0.5},
+            **{"long_factor": [2.0, 4.0, 8.0, 16.0], "short_factor": [1.0, 1.25, 1.5, 2.0]},
+            "original_max_position_embeddings": 16,
+        },
+    },
+    "gemma": {"model_type": "gemma", "rope_parameters": DEFAULT},
+    "gemma2": {
+        **{"model_type": "gemma2", "rope_parameters": DEFAULT, "sliding_window": 8, "query_pre_attn_scalar": 16},
+        **{"attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0},
+        "layer_types": [f"{kind}_attention" for kind in ("sliding", "full") * 4][:7],
+    },
     "gemma3": {
         **{"model_type": "gemma3_text", "rope_parameters": GEMMA3, "sliding_window": 8, "layer_types": WINDOWS},
         "query_pre_attn_scalar": 16,
@@ -51,15 +69,22 @@ def file_of(config: dict[str, Any]) -> GgufFile:
 @pytest.mark.parametrize("case", CASES)
 def test_there_and_back(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = SIZES | CASES[case]
-    file, factors = file_of(config), rope_factors(config)
-    if factors is not None:
-        monkeypatch.setattr(gguf_config, "_vector", lambda file, name: factors.tolist())
-        file.tensors["rope_freqs.weight"] = GgufTensor("rope_freqs.weight", (8,), "F32", 0, 32)
+    file, tables = file_of(config), rope_tables(config)
+    monkeypatch.setattr(gguf_config, "_vector", lambda file, name: tables[name].tolist())
+    for name, table in tables.items():
+        file.tensors[name] = GgufTensor(name, tuple(table.shape), "F32", 0, 4 * len(table))
     back = common_config(file) | family_of(config)[1].config(file)
     for key, value in config.items():
         if key in back and value is not None:
             assert back[key] == value, key
     assert set(config["rope_parameters"]) == set(back["rope_parameters"])
+
+
+def test_attention_beyond_the_original_length() -> None:
+    """As llama.cpp's converter and transformers have it: sqrt(1 + ln(64 / 16) / ln(16))."""
+    found = metadata(SIZES | CASES["phi3-long"])
+    assert found["phi3.rope.scaling.attn_factor"] == pytest.approx(1.5**0.5)
+    assert found["phi3.rope.dimension_count"] == 8 and found["phi3.attention.sliding_window"] == 0
 
 
 def test_fields_of_older_configs() -> None:
@@ -89,6 +114,9 @@ def test_factors_of_llama3() -> None:
         ({"layer_types": ["full_attention"] * 7}, "layer_types"),
         ({"query_pre_attn_scalar": 99}, "query_pre_attn_scalar"),
         ({"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
+        (CASES["gemma2"] | {"attn_logit_softcapping": None}, "attn_logit_softcapping"),
+        (CASES["gemma2"] | {"layer_types": ["full_attention"] * 7}, "layer_types"),
+        (CASES["phi3"] | {"rope_parameters": YARN}, "rope_parameters"),
     ],
 )
 def test_refused(changes: dict[str, Any], word: str) -> None:

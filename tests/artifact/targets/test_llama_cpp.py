@@ -75,12 +75,14 @@ def agree(got: torch.Tensor, want: torch.Tensor, most: float) -> None:
     assert (want.exp() * (want - got)).sum(-1).mean() < most
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3", "qwen2", "qwen3", "mistral"])
+@pytest.mark.parametrize("family", ["llama", "gemma", "gemma2", "gemma3", "phi3", "qwen2", "qwen3", "mistral"])
 @pytest.mark.parametrize("options", [{}, {"type": "Q8_0"}], ids=["smallest", "Q8_0"])
 def test_tiny_models_score_alike(family: str, options: dict[str, Any], tmp_path: Path) -> None:
     changes: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64}
     if family == "gemma3":
         changes |= {"query_pre_attn_scalar": 64, "num_hidden_layers": 7}
+    if family == "gemma2":
+        changes |= {"query_pre_attn_scalar": 64}
     if family not in TINY["CONFIGS"]:
         TINY["CONFIGS"][family] = TINY["CONFIGS"]["llama"] | {"model_type": family}
     TINY["make_model"](family, tmp_path / "model", **changes)

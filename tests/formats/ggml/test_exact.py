@@ -11,7 +11,7 @@ from tailorbird.fit.groups import minmax
 from tailorbird.fit.sweep import sweep
 from tailorbird.formats import PlaneSpec
 from tailorbird.formats.ggml import decode
-from tailorbird.formats.ggml.exact import exact_blocks, exact_type, nearest_exact
+from tailorbird.formats.ggml.exact import exact_blocks, exact_type, nearest_exact, without_waste
 
 HELD: list[tuple[Any, str]] = [
     ((4, 512, 32, "none", "fp16"), "Q4_0"),
@@ -65,6 +65,33 @@ def test_not_held(form: Any) -> None:
     near = nearest_exact(spec)
     assert exact_type(near) is not None and max(near.bits) >= min(max(spec.bits), 8)
     assert nearest_exact(near) == near
+
+
+@pytest.mark.parametrize(
+    ("form", "bits", "group", "name"),
+    [
+        ((1, 512, 64, "integer", "u8"), 1, 128, "Q1_0"),
+        ((2, 640, 64, "none", "fp16"), 4, 128, "Q4_0"),
+        ((3, 640, 32, "integer", "fp16"), 4, 64, "Q4_0"),
+        ((3, 96, 32, "none", "fp16"), 4, 32, "Q4_0"),
+        ((4, 512, 64, "integer", "fp16"), 4, 32, "Q4_0"),
+        ((6, 512, 32, "none", "fp16"), 8, 32, "Q8_0"),
+    ],
+)
+def test_a_plan_wastes_no_bits_of_a_type(form: Any, bits: int, group: int, name: str) -> None:
+    spec = without_waste(PlaneSpec.uniform(*form))
+    kind = exact_type(spec)
+    assert kind is not None and (spec.bits[0], spec.group_size, kind.name) == (bits, group, name)
+    assert without_waste(spec) == spec
+
+
+def test_what_wastes_nothing_stays() -> None:
+    for form in ((4, 512, 128, "none", "fp16"), (2, 512, 256, "none", "fp16"), (5, 512, 32, "float", "fp16")):
+        spec = PlaneSpec.uniform(*form)
+        assert without_waste(spec) == spec
+    mixed = PlaneSpec((1, 2, 2, 2, 2), 128, "none", "fp16")
+    assert exact_type(mixed) is not None and max(without_waste(mixed).bits) == min(without_waste(mixed).bits) == 4
+    assert without_waste(PlaneSpec.uniform(4, 80, 16, "none", "fp16")).group_size == 16
 
 
 def test_rows_without_blocks_stay() -> None:

@@ -24,7 +24,7 @@ from tailorbird.artifact.targets.target import Check, Target, Told
 from tailorbird.errors import UsageError, require
 from tailorbird.files import read_json
 from tailorbird.formats import Spec, affine
-from tailorbird.formats.ggml.exact import nearest_exact
+from tailorbird.formats.ggml.exact import nearest_exact, without_waste
 
 FILE = "model.gguf"
 _ALIGN = 32
@@ -45,6 +45,7 @@ class GGUF(Target):
     name: ClassVar[str] = "gguf"
     extra: ClassVar[str] = "gguf"
     summary: ClassVar[str] = "one GGUF file for llama.cpp; formats it lacks are encoded anew, with the error told"
+    solved_as: ClassVar[str] = "gguf-exact"
 
     type: str = ""
     loss: float = 0.1
@@ -123,6 +124,10 @@ class ExactGGUF(GGUF):
     def carried(self, part: Part, spec: Spec) -> Spec:
         """The spec itself, or the nearest that a block type holds; rows that no block divides stay."""
         return nearest_exact(affine(spec))
+
+    def planned(self, part: Part, spec: Spec) -> Spec:
+        """The same, if the type keeps every code in the bits it has: what is narrower costs as much in the file."""
+        return without_waste(affine(spec))
 
 
 def keys_of(artifact: Artifact) -> dict[str, Any]:

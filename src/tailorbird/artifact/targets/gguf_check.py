@@ -40,6 +40,8 @@ class _Found:
     types: Counter[str] = field(default_factory=Counter)
     lost: dict[str, float] = field(default_factory=dict)
     whole: dict[str, float] = field(default_factory=dict)
+    parts_lost: float = 0.0
+    parts_whole: float = 0.0
 
 
 def compare(artifact: Artifact, path: Path, family: Family, loss: Mapping[str, float]) -> Check:
@@ -63,6 +65,8 @@ def compare(artifact: Artifact, path: Path, family: Family, loss: Mapping[str, f
         lost, whole = _tensor(artifact, file, ours, theirs, family, found)
         part = ours.removesuffix(".weight")
         spec = None if part in fitted else artifact.plan.specs.get(part)
+        if part in artifact.plan.specs:
+            found.parts_lost, found.parts_whole = found.parts_lost + lost, found.parts_whole + whole
         most = _allowed(spec, file.tensors[theirs].type_name, loss.get(part))
         if not lost <= most * whole:
             raise ArtifactError(
@@ -131,7 +135,8 @@ def _result(found: _Found, library: str, tensors: int, fitted: int) -> Check:
     why = "" if exact else "parts were encoded anew into block types"
     if fitted:
         why = f"{fitted} parts are the original's, fitted with error feedback, and compared with what was fitted"
-    return Check(library, tensors, exact, found.largest, found.largest, why, tuple(notes))
+    lost = found.parts_lost / max(found.parts_whole, 1e-30)
+    return Check(library, tensors, exact, found.largest, found.largest, why, tuple(notes), lost=lost)
 
 
 def _lost(lost: float, whole: float) -> str:

@@ -13,8 +13,14 @@ from tailorbird.checkpoint.gguf_families import FAMILIES, Family
 from tailorbird.errors import ModelError
 
 # model_type of config.json -> general.architecture of those that `metadata` knows.
-_ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3_text": "gemma3"}
-_GEMMA3_PERIOD = 6  # llama.cpp takes every sixth layer as one without a window
+_ARCHITECTURES = {
+    **{"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "phi3": "phi3"},
+    **{"gemma": "gemma", "gemma2": "gemma2", "gemma3_text": "gemma3"},
+}
+# llama.cpp takes every so many-th layer as one without a window,
+_PERIODS = {"gemma2": 2, "gemma3": 6}
+# and models of so many layers, the 27B ones, as scaled by hidden size over heads.
+_LARGE = {"gemma2": 46, "gemma3": 62}
 
 
 def family_of(config: Mapping[str, Any]) -> tuple[str, Family]:
@@ -39,7 +45,7 @@ def metadata(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     arch, _ = family_of(config)
     try:
-        values = _common(config) | (_gemma3(config) if arch == "gemma3" else _plain(config))
+        values = _common(config) | _OWN.get(arch, _plain)(config)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as cause:
         raise ModelError(
             f"config.json lacks what GGUF needs: {type(cause).__name__}: {cause}", hint="make the artifact again"
@@ -87,17 +93,76 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
     return values | _scaling(rope)
 
 
-def _gemma3(config: Mapping[str, Any]) -> dict[str, Any]:
-    layers = int(config["num_hidden_layers"])
-    period = int(config.get("sliding_window_pattern") or _GEMMA3_PERIOD)
+def _phi3(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A window of 0 is none; llama.cpp chooses the long factors where the context is longer than the original one."""
+    rope = _rope(config)
+    if rope.get("rope_type", "default") not in ("default", "longrope"):
+        raise _unknown("rope_parameters", dict(rope))
+    share = rope.get("partial_rotary_factor", config.get("partial_rotary_factor"))
+    longest, original = int(config["max_position_embeddings"]), _original(config)
+    values: dict[str, Any] = {
+        "rope.dimension_count": int(_head_dim(config) * float(1.0 if share is None else share)),
+        "rope.freq_base": float(rope["rope_theta"]),
+        "rope.scaling.original_context_length": original,
+        "attention.sliding_window": int(config.get("sliding_window") or 0),
+    }
+    if rope.get("rope_type") == "longrope":
+        # Beyond the original length the attention is scaled, as transformers does.
+        scale = longest / original
+        usual = math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 else 1.0
+        given = rope.get("attention_factor")
+        values["rope.scaling.attn_factor"] = float(usual if given is None else given)
+    return values
+
+
+def rope_tables(config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Tensors by name that carry a rotary scaling: `rope_factors`, or Phi-3's long and short factors."""
+    rope = _rope(config)
+    if config.get("model_type") == "phi3" and rope.get("rope_type") == "longrope":
+        sizes = ("long", "short")
+        return {f"rope_factors_{size}.weight": torch.tensor(rope[f"{size}_factor"]).float() for size in sizes}
+    factors = rope_factors(config)
+    return {} if factors is None else {"rope_freqs.weight": factors}
+
+
+def _original(config: Mapping[str, Any]) -> int:
+    """The context a model was first trained for."""
+    name = "original_max_position_embeddings"
+    return int(_rope(config).get(name) or config.get(name) or config["max_position_embeddings"])
+
+
+def _check_layers(config: Mapping[str, Any], arch: str) -> None:
+    """Windows and the scale of queries are not told in the file: llama.cpp knows them."""
+    layers, usual = int(config["num_hidden_layers"]), _PERIODS[arch]
+    period = int(config.get("sliding_window_pattern") or usual)
     pattern = ["full" if (layer + 1) % period == 0 else "sliding" for layer in range(layers)]
     types = [str(kind).removesuffix("_attention") for kind in config.get("layer_types") or pattern]
-    if types != ["full" if (layer + 1) % _GEMMA3_PERIOD == 0 else "sliding" for layer in range(layers)]:
+    if types != ["full" if (layer + 1) % usual == 0 else "sliding" for layer in range(layers)]:
         raise _unknown("layer_types", config.get("layer_types"))
-    heads = int(config["num_attention_heads"])
-    scalar = int(config["hidden_size"]) // heads if layers == 62 else _head_dim(config)
+    large = layers == _LARGE[arch]
+    scalar = int(config["hidden_size"]) // int(config["num_attention_heads"]) if large else _head_dim(config)
     if config.get("query_pre_attn_scalar", scalar) != scalar:
         raise _unknown("query_pre_attn_scalar", config["query_pre_attn_scalar"])
+
+
+def _gemma2(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Both caps are always there in llama.cpp."""
+    _check_layers(config, "gemma2")
+    caps = ("attn_logit_softcapping", "final_logit_softcapping")
+    for name in caps:
+        if not config.get(name):
+            raise _unknown(name, config.get(name))
+    rope = _rope(config)
+    return {
+        "rope.freq_base": float(rope["rope_theta"]),
+        "attention.sliding_window": int(config["sliding_window"]),
+        **{name: float(config[name]) for name in caps},
+        **_scaling(rope),
+    }
+
+
+def _gemma3(config: Mapping[str, Any]) -> dict[str, Any]:
+    _check_layers(config, "gemma3")
     for name in ("final_logit_softcapping", "attn_logit_softcapping"):
         if config.get(name):
             raise _unknown(name, config[name])
@@ -108,6 +173,9 @@ def _gemma3(config: Mapping[str, Any]) -> dict[str, Any]:
         "attention.sliding_window": int(config["sliding_window"]),
         **_scaling(rope),
     }
+
+
+_OWN = {"phi3": _phi3, "gemma2": _gemma2, "gemma3": _gemma3}
 
 
 def _scaling(rope: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tailorbird.anatomy import Part
 from tailorbird.artifact.reader import Artifact
-from tailorbird.artifact.targets.gguf_metadata import rope_factors
+from tailorbird.artifact.targets.gguf_metadata import rope_tables
 from tailorbird.artifact.targets.gguf_types import Choice, blocks
 from tailorbird.checkpoint.gguf_families import Family, gguf_name, permuted
 from tailorbird.errors import ModelError
@@ -88,12 +88,13 @@ def kept(artifact: Artifact, ours: str, name: str, family: Family) -> Stored:
 
 
 def rope_frequencies(artifact: Artifact) -> list[Stored]:
-    """The tensor that carries Llama 3.1's rotary scaling, where the model has it."""
-    factors = rope_factors(artifact.config)
-    if factors is None:
-        return []
-    data = factors.view(torch.uint8)
-    return [Stored("rope_freqs.weight", "F32", tuple(factors.shape), data.numel(), lambda: iter([data]))]
+    """The tensors that carry the rotary scaling of Llama 3.1 or Phi-3, where the model has it."""
+    return [_plain(name, factors) for name, factors in rope_tables(artifact.config).items()]
+
+
+def _plain(name: str, vector: Tensor) -> Stored:
+    data = vector.view(torch.uint8)
+    return Stored(name, "F32", tuple(vector.shape), data.numel(), lambda: iter([data]))
 
 
 def shift_of(name: str, family: Family) -> float:

@@ -37,6 +37,7 @@ class Check:
         why: the reason it may be above zero, for people; empty where it may not.
         notes: what else the user should know.
         logits_error: |L' - L| / |L| of the logits of some tokens, where the target ran the model.
+        lost: squared error of the packed weights over their squares, where the target encodes them anew.
     """
 
     library: str
@@ -47,20 +48,30 @@ class Check:
     why: str = ""
     notes: tuple[str, ...] = field(default=())
     logits_error: float | None = None
+    lost: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What all targets share. Subclasses are frozen dataclasses too; their fields are options of the export."""
+    """What all targets share. Subclasses are frozen dataclasses too; their fields are options of the export.
+
+    `solved_as` is the name of the target whose rules leave this one nothing to encode anew, where it does that.
+    """
 
     name: ClassVar[str] = ""
     extra: ClassVar[str] = ""
     summary: ClassVar[str] = ""
+    solved_as: ClassVar[str] = ""
 
     def carried(self, part: Part, spec: Spec) -> Spec:
         """The nearest format the target can carry for a part; `spec` itself where it carries that without changing a
         weight."""
         return spec
+
+    def planned(self, part: Part, spec: Spec) -> Spec:
+        """The format that a plan made for the target has in place of `spec`: carried as it is, and no larger in the
+        target's files than it must be."""
+        return self.carried(part, spec)
 
     def ties(self, parts: Sequence[Part]) -> list[tuple[str, ...]]:
         """Names of parts that must have one format, such as the members of a fused layer."""
@@ -96,7 +107,7 @@ class Target:
 
     def rules(self, parts: Sequence[Part]) -> Rules:
         """What a plan must obey so that it can be carried."""
-        return Rules(self.carried, self.ties(parts))
+        return Rules(self.carried, self.ties(parts), self.planned)
 
     @classmethod
     def from_options(cls: type[T], options: Mapping[str, Any]) -> T:

@@ -31,8 +31,32 @@ def nearest_exact(spec: PlaneSpec) -> PlaneSpec:
     """
     if exact_type(spec) or spec.cols % 32:
         return spec
-    bits = next(known for known in (1, 4, 5, 8) if known >= max(spec.bits) and (known > 1 or spec.cols % 128 == 0))
-    return PlaneSpec.uniform(bits, spec.cols, 128 if bits == 1 else 32, "none", "fp16")
+    return _plain(spec.cols, max(spec.bits), 32)
+
+
+def without_waste(spec: PlaneSpec) -> PlaneSpec:
+    """The spec where a type holds it and keeps no code in more bits than it has; else the symmetric one whose type has
+    its bits, or the next more.
+
+    No plain type has 2 or 3 bits: these become 4 under scales for 128 and 64 columns, which an artifact keeps in less.
+    A row that no block of 32 divides comes back as it is.
+    """
+    kind = exact_type(spec)
+    if spec.cols % 32 or (kind and min(spec.bits) >= _code_bits(kind)):
+        return spec
+    wanted = {1: 128, 2: 128, 3: 64}.get(max(spec.bits), 32)
+    return _plain(spec.cols, max(spec.bits), next(size for size in (wanted, 64, 32) if spec.cols % size == 0))
+
+
+def _plain(cols: int, bits: int, group_size: int) -> PlaneSpec:
+    """The symmetric spec of the next width that a plain type has; `group_size` is of more than a bit."""
+    bits = next(known for known in (1, 4, 5, 8) if known >= bits and (known > 1 or cols % 128 == 0))
+    return PlaneSpec.uniform(bits, cols, 128 if bits == 1 else group_size, "none", "fp16")
+
+
+def _code_bits(kind: BlockType) -> float:
+    """Bits of a code in a type without scales by sub-block: what its halves leave."""
+    return kind.bits - 16 * (1 if kind.dmin < 0 else 2) / kind.weights
 
 
 def exact_blocks(planes: BitPlanes, kind: BlockType) -> Tensor:

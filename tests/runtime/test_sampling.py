@@ -1,0 +1,98 @@
+"""Drawing tokens: the right ones, as often as they should come, and the same ones for a seed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from torch import Tensor
+
+from tailorbird.errors import UsageError
+from tailorbird.runtime.completion import Sampling
+from tailorbird.runtime.sampling import choose
+
+LIMITS: list[dict[str, Any]] = [
+    {},
+    {"top_k": 7},
+    {"top_p": 0.6},
+    {"min_p": 0.2},
+    {"top_k": 20, "top_p": 0.8, "min_p": 0.05},
+]
+
+
+def expected(logits: Tensor, temperature: float, **limits: Any) -> Tensor:
+    """Chances as the papers have them, by sorting everything."""
+    chances, order = (logits.double() / temperature).softmax(-1).sort(descending=True)
+    if "top_k" in limits:
+        chances[limits["top_k"] :] = 0
+        chances = chances / chances.sum()
+    left = torch.ones_like(chances, dtype=torch.bool)
+    if "top_p" in limits:
+        left &= chances.cumsum(0) - chances < limits["top_p"]
+    if "min_p" in limits:
+        left &= chances >= limits["min_p"] * chances[0]
+    found = torch.zeros_like(chances)
+    found[order] = chances * left
+    return found / found.sum()
+
+
+def drawn(logits: Tensor, count: int, seed: int = 0, **settings: Any) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    tokens = [choose(logits, generator, **settings) for _ in range(count)]
+    return torch.tensor(tokens).bincount(minlength=len(logits))
+
+
+@pytest.mark.parametrize("limits", LIMITS, ids=str)
+@pytest.mark.parametrize("temperature", [0.7, 2.0])
+def test_tokens_come_as_often_as_they_should(temperature: float, limits: dict[str, Any]) -> None:
+    logits = torch.randn(40, generator=torch.Generator().manual_seed(3)) * 2
+    want = expected(logits, temperature, **limits)
+    found = drawn(logits, 3000, temperature=temperature, **limits)
+    assert found[want == 0].sum() == 0
+    # Tokens that hardly come count together.
+    often = want * 3000 >= 5
+    pairs = [torch.cat([x[often], x[~often].sum()[None]]) for x in (found.double(), want * 3000)]
+    counts, means = (x[pairs[1] > 0] for x in pairs)
+    assert len(counts) == 1 or chisquare(counts.numpy(), means.numpy()).pvalue > 0.01
+
+
+@pytest.mark.parametrize("limits", [{"top_k": 700}, {"top_p": 0.5}, {"min_p": 0.85}, {"top_k": 2000, "top_p": 0.5}])
+def test_limits_beyond_the_few_that_are_looked_at_first(limits: dict[str, Any]) -> None:
+    """Nearly even chances: the limits leave more tokens than are sorted at first."""
+    logits = torch.randn(4000, generator=torch.Generator().manual_seed(4)) * 0.05
+    want = expected(logits, 1.0, **limits)
+    assert 512 < (want > 0).sum() < 4000
+    assert set(drawn(logits, 500, temperature=1.0, **limits).nonzero()[:, 0].tolist()) <= set(
+        want.nonzero()[:, 0].tolist()
+    )
+    lowest = int(torch.where(want > 0, logits, torch.inf).argmin())
+    assert drawn(logits, 20000, temperature=1.0, **limits)[lowest] > 0
+
+
+def test_even_chances_at_the_limit() -> None:
+    logits = torch.zeros(3000)
+    assert (drawn(logits, 300, temperature=1.0, top_k=5)[5:] == 0).all()
+    assert (drawn(logits, 3000, temperature=1.0, top_p=0.5)[1500:] == 0).all()
+    assert drawn(logits, 3000, temperature=1.0, min_p=1.0)[2000:].sum() > 500
+
+
+def test_seeds() -> None:
+    logits = torch.randn(500, generator=torch.Generator().manual_seed(5))
+    for limits in LIMITS:
+        first, again, other = (drawn(logits, 40, seed, temperature=1.0, **limits) for seed in (1, 1, 2))
+        assert torch.equal(first, again) and not torch.equal(first, other)
+    for seed in (-(2**63), 2**64 - 1):
+        torch.Generator().manual_seed(Sampling(seed=seed).seed)
+    for seed in (-(2**63) - 1, 2**64):
+        with pytest.raises(UsageError, match="seed is") as caught:
+            Sampling(seed=seed)
+        assert caught.value.hint
+
+
+def test_a_token_without_a_chance_is_never_drawn() -> None:
+    logits = torch.full((100,), -torch.inf)
+    logits[[3, 50]] = 0.0
+    found = drawn(logits, 200, temperature=1.0)
+    assert found[[3, 50]].min() > 50 and found.sum() == found[[3, 50]].sum()
