@@ -88,6 +88,8 @@ def outcome_table(report: Mapping[str, Any]) -> Table:
         paper = sum(part["claimed_bits"] * n for part, n in zip(claimed, weights, strict=True)) / sum(weights)
         honest = 8 * sum(part["bytes"] for part in claimed) / sum(weights)
         made.add_row(f"bits of {len(claimed)} parts as the paper counts", "", f"{paper:.4f} (honest: {honest:.4f})")
+    if report.get("milliseconds") is not None:
+        made.add_row("milliseconds a token", "", _figure(report["milliseconds"]))
     if after:
         made.add_row(
             f"perplexity ({quality['text']}, {quality['tokens']:,} tokens)",
@@ -111,8 +113,10 @@ def comparison_table(items: Sequence[Mapping[str, Any]]) -> Table:
     """Plans and artifacts side by side."""
     made = _table("", *(item["name"] for item in items))
     made.add_row("method", *(item["method"] for item in items))
-    made.add_row("bytes", *(f"{item['bytes']:,}" for item in items))
+    made.add_row("bytes of all files", *(_figure(item["bytes"]) for item in items))
     made.add_row("honest bits a weight", *(_figure(item["bits"]) for item in items))
+    made.add_row("bytes of packed weights", *(_figure(item["packed_bytes"]) for item in items))
+    made.add_row("their bits a weight", *(_figure(item["packed_bits"]) for item in items))
     for role in dict.fromkeys(role for item in items for role in item["roles"]):
         made.add_row(f"bits of {role}", *(_figure(item["roles"].get(role)) for item in items))
     for name, key in (("perplexity", "perplexity"), ("KL from the original, nats", "kl")):
