@@ -34,6 +34,12 @@ Allocate = Annotated[
         help="Share out bits: uniform, measured, ohq.",
     ),
 ]
+Context = Annotated[
+    int, typer.Option("--context", min=0, metavar="N", help="Count keys and values of N tokens into the bytes.")
+]
+Costs = Annotated[
+    Path | None, typer.Option("--profile", metavar="FILE", help="Costs for ohq to weigh, from `profile`.")
+]
 
 
 def command(
@@ -55,12 +61,8 @@ def command(
     refine: Annotated[
         int, typer.Option("--refine", min=0, metavar="N", help="Share out anew after the result was measured, at most.")
     ] = 1,
-    context: Annotated[
-        int, typer.Option("--context", min=0, metavar="N", help="Count keys and values of N tokens into the bytes.")
-    ] = 0,
-    profile: Annotated[
-        Path | None, typer.Option("--profile", metavar="FILE", help="Costs for ohq to weigh, from `profile`.")
-    ] = None,
+    context: Context = 0,
+    profile: Costs = None,
     cache: Annotated[str, typer.Option("--cache", help="How these are kept: bf16 or int8.")] = "bf16",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished job.")] = False,
     dry_run: Annotated[

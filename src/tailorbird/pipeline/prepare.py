@@ -196,12 +196,7 @@ def prepare(
         UsageError: the plan does not belong to the model, or the target can't carry it.
     """
     source = recommender.module(source) if recommender.is_folder(source) else source
-    checkpoint = None if isinstance(source, nn.Module) else open_checkpoint(source)
-    model = (
-        Model.wrap(source, getattr(source, "anatomy", GENERIC))
-        if isinstance(source, nn.Module)
-        else Model.open(_some(checkpoint))
-    )
+    checkpoint, model = _opened(source)
     if plan is not None:
         method, options = plan.method, dict(plan.options) | dict(options or {})
     chosen = find(method).from_options(options or {})
@@ -365,6 +360,8 @@ def _files(checkpoint: Checkpoint, model: Model) -> dict[str, bytes]:
     return files | {name: path.read_bytes() for name, path in small.items() if path.is_file()}
 
 
-def _some(checkpoint: Checkpoint | None) -> Checkpoint:
-    assert checkpoint is not None
-    return checkpoint
+def _opened(source: str | Path | nn.Module) -> tuple[Checkpoint | None, Model]:
+    if isinstance(source, nn.Module):
+        return None, Model.wrap(source, getattr(source, "anatomy", GENERIC))
+    checkpoint = open_checkpoint(source)
+    return checkpoint, Model.open(checkpoint)
