@@ -124,7 +124,8 @@ class Bench:
 
         job = prepare(MODEL, METHOD, "8bits")
         ends = [job.planned({p.name: job.spec(p, bits) for p in job.model.parts}) for bits in (1, 8)]
-        low, high = (milliseconds(load(Hollow(open_checkpoint(MODEL), end.plan))) for end in ends)
+        original = open_checkpoint(MODEL)
+        low, high = (milliseconds(load(Hollow(original, end.plan, original.folder))) for end in ends)
         draw = random.Random(1)
         return [draw.uniform(1.1 * low, 0.95 * high) for _ in range(options.latency)]
 

@@ -73,6 +73,11 @@ class Method:
         return bool(self.needs) or self.rotate == "learned"
 
     @property
+    def transforms(self) -> bool:
+        """Whether weights are scaled before they are fitted: then they can't be compared with the model's."""
+        return type(self).transform is not Method.transform
+
+    @property
     def offset(self) -> Offset:
         """How groups store where their codes begin."""
         return "none" if self.symmetric else "integer"

@@ -52,7 +52,7 @@ def test_the_error_names_the_smallest_of_every_kind() -> None:
     with pytest.raises(Infeasible) as caught:
         solve(losses, costs, [least[0] - 1, np.inf])
     assert caught.value.least == pytest.approx(tuple(least))
-    assert f"{least[0]:.6g}" in caught.value.message
+    assert f"{least[0]:.0f}" in caught.value.message and f"{least[0]:.0f}" in caught.value.hint
     assert total(costs, solve(losses, costs, [least[0], np.inf]))[0] == least[0]
 
 
@@ -61,6 +61,23 @@ def test_limits_that_exclude_each_other_are_refused() -> None:
     costs = np.array([[[1.0, 2.0]], [[2.0, 1.0]]])
     with pytest.raises(Infeasible, match="not all at once"):
         solve(losses, costs, [1.5, 1.5])
+    with pytest.raises(Infeasible) as caught:
+        solve(losses, costs, [1.5, 1.5], ["bytes", "milliseconds"])
+    assert "1.5 bytes and 1.5 milliseconds" in caught.value.message
+    assert caught.value.hint == "keep the others and allow 2 bytes, or 2 milliseconds"
+    assert solve(losses, costs, [2, 1.5]).tolist() == [1] and solve(losses, costs, [1.5, 2]).tolist() == [0]
+
+
+def test_the_error_says_which_limit_is_short_and_what_would_do() -> None:
+    losses, costs = table(2, kinds=2)
+    least = costs.min(axis=2).sum(axis=1)
+    costs[1] /= 3000
+    with pytest.raises(Infeasible) as caught:
+        solve(losses, costs, [np.inf, 0.01], ["bytes", "milliseconds"])
+    assert caught.value.message.startswith("the limit is 0.01 milliseconds, the smallest possible 0.")
+    enough = float(caught.value.hint.removeprefix("allow ").removesuffix(" milliseconds"))
+    assert enough == pytest.approx(least[1] / 3000, rel=1e-6)
+    solve(losses, costs, [np.inf, enough])
 
 
 def test_missing_options_are_never_taken() -> None:

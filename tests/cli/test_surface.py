@@ -19,7 +19,7 @@ COMMON = {"--json", "--recipe"}
 SURFACE = {
     "compress": {
         *("model", "--method", "--budget", "--out", "--data", "--samples", "--length", "--seed", "--set", "--plan"),
-        *("--target", "--allocate", "--refine", "--context", "--cache"),
+        *("--target", "--allocate", "--refine", "--context", "--cache", "--profile"),
         *("--resume", "--dry-run", "--evaluate", "--no-evaluate", "--eval-tokens"),
     },
     "pareto": {
@@ -37,7 +37,7 @@ SURFACE = {
         ),
         *("--set", "--target"),
     },
-    "compare": {"items", "--bench", "--parts"},
+    "compare": {"items", "--bench", "--parts", "--model"},
     "evaluate": {"model", "--reference", "--tokens", "--window", "--text", "--tasks"},
     "run": {
         *("model", "prompt", "--max-tokens", "--temperature", "--top-k", "--top-p", "--seed", "--stop", "--dense"),

@@ -100,8 +100,10 @@ def test_keys_and_values_count(model_of: Any) -> None:
     held = 2 * 2 * 2 * 32 * 16 * 2  # keys and values, layers, heads, tokens, numbers, bytes
     assert ready.cached == held and plain.cached == 0
     assert ready.nbytes + held <= 60_000 < plain.nbytes + held
-    with pytest.raises(BudgetError, match=f"and {held} of keys and values"):
+    with pytest.raises(BudgetError, match=f"and {held} of keys and values") as caught:
         prepare(model_of("llama"), "rtn", "30kB", context=32)
+    saved = held - prepare(model_of("llama"), "rtn", "60kB", context=32, cache="int8").cached
+    assert f"--cache int8 keeps keys and values in {saved} bytes less" in caught.value.hint
 
 
 def test_what_can_t_be_shared_out(model_of: Any, tiny: Any) -> None:

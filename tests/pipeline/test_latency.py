@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import tailorbird.artifact.verify as verifying
 import tailorbird.pipeline.allocation as room
-from tailorbird.errors import BudgetError
-from tailorbird.pipeline import Prepared, prepare
+import tailorbird.pipeline.refine as refining
+from tailorbird.checkpoint import open_checkpoint
+from tailorbird.errors import BudgetError, UsageError
+from tailorbird.pipeline import Prepared, compress, prepare
 from tailorbird.pipeline.allocation import measured_table, solved
 from tailorbird.pipeline.calibration import weighing
-from tailorbird.pipeline.latency import total
+from tailorbird.pipeline.latency import again, hollow, total
+from tailorbird.pipeline.reporting import report_of
 from tailorbird.runtime.costs import Milliseconds
 from tailorbird.runtime.profile import Entry, Profile
 
@@ -47,6 +52,11 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "measured_here", lambda job, cost: took)
 
 
+@pytest.fixture
+def verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verifying, "_verify_afresh", verifying.verify)
+
+
 @pytest.mark.usefixtures("here")
 def test_a_token_takes_what_was_asked(model_of: Any, text: Path, tmp_path: Path, device: Path) -> None:
     score = tmp_path / "score"
@@ -69,8 +79,74 @@ def test_too_fast_names_the_fastest(model_of: Any, text: Path, tmp_path: Path, d
     with pytest.raises(BudgetError, match="the fastest possible") as caught:
         planned(model_of("llama"), text, tmp_path / "score", f"2ms@{device}")
     found = re.search(r"ask for ([\d.]+)ms", caught.value.hint)
-    assert found is not None
+    assert found is not None and "bytes" not in caught.value.hint
     assert took(planned(model_of("llama"), text, tmp_path / "score", f"{found[1]}ms@{device}")) <= float(found[1])
+
+
+def slower(job: Prepared, cost: Milliseconds) -> Any:
+    """What was fitted takes a fifth longer than its plan did."""
+    return lambda fitted: 1.2 * took(fitted)
+
+
+@pytest.mark.usefixtures("here", "verified")
+def test_the_finished_model_is_measured_and_its_plan_solved_again(
+    model_of: Any, text: Path, tmp_path: Path, device: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refining, "measured_here", slower)
+    given: dict[str, Any] = {"method": "rtn", "budget": f"9ms@{device}", "data": text, "samples": 8, "length": 32}
+    found = compress(model_of("llama"), tmp_path / "a", **given)
+    job = prepare(model_of("llama"), "rtn", given["budget"])
+    assert job.allocate == "measured"
+    assert found.milliseconds == pytest.approx(1.2 * took(job.planned(found.artifact.plan.specs)))
+    assert 7 < found.milliseconds <= 9
+    again = compress(model_of("llama"), tmp_path / "a", **given, resume=True)
+    assert again.milliseconds == found.milliseconds
+    assert report_of(found, open_checkpoint(model_of("llama")))["milliseconds"] == found.milliseconds
+
+
+@pytest.mark.usefixtures("here", "verified")
+def test_an_artifact_that_stays_too_slow_is_an_error(
+    model_of: Any, text: Path, tmp_path: Path, device: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refining, "measured_here", lambda job, cost: lambda fitted: 20.0)
+    with pytest.raises(BudgetError, match="the artifact takes 20 ms a token, the budget is 9") as caught:
+        compress(
+            model_of("llama"), tmp_path / "a", method="rtn", budget=f"9ms@{device}", data=text, samples=8, length=32
+        )
+    assert "20ms/token" in caught.value.hint and (tmp_path / "a" / "manifest.json").exists()
+
+
+def test_limits_of_products_after_measuring() -> None:
+    assert again(10, 5.0, 5.0, 9.7) == 5.0
+    assert again(10, math.inf, 5.0, 7.0) == math.inf
+    assert again(10, 5.0, 5.0, 11.0) < 5.0 < again(10, 5.0, 5.0, 9.0)
+
+
+def test_a_rotated_model_is_timed_with_the_head_it_has(
+    model_of: Any, device: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = prepare(model_of("llama"), "rtn", "4bits", {"rotate": "hadamard"})
+    ends = {part.name: job.spec(part, 8 if part.role == "head" else 4) for part in job.model.parts}
+    loaded = hollow(job.planned(ends))
+    assert "lm_head" in ends and loaded.nbytes > hollow(prepare(model_of("llama"), "rtn", "4bits")).nbytes
+    assert len(next(loaded.steps([1, 2, 3], 1))) == 320
+
+
+def test_ohq_weighs_a_profile_without_a_budget_of_milliseconds(
+    model_of: Any, text: Path, tmp_path: Path, device: Path
+) -> None:
+    found = []
+    for profile in (None, device):
+        job = prepare(model_of("llama"), "rtn", "4bits", allocate="ohq", profile=profile)
+        table = measured_table(job, weighing(job, text, 8, 32, 0), tmp_path / "score")
+        assert (table.times is None) == (profile is None) and math.isinf(table.products)
+        found.append(solved(job, table))
+        assert 3.88 < found[-1].bits <= 4
+    assert found[0].plan.specs != found[1].plan.specs
+    cost = Milliseconds(Profile.read(device))
+    assert total(found[1], cost) < total(found[0], cost)
+    with pytest.raises(UsageError, match="what ohq weighs"):
+        prepare(model_of("llama"), "rtn", "4bits", allocate="measured", profile=device)
 
 
 def test_another_processor_s_profile_is_all_there_is(model_of: Any, text: Path, tmp_path: Path, device: Path) -> None:

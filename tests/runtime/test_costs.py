@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tailorbird.anatomy import Part
 from tailorbird.errors import DataError, ModelError
-from tailorbird.formats import PlaneSpec
+from tailorbird.formats import PlaneSpec, RowSpec
 from tailorbird.kernels.native import extension
 from tailorbird.runtime.costs import Milliseconds, cache_bytes
 from tailorbird.runtime.decoder import Settings
@@ -76,8 +77,18 @@ def test_cache_bytes_are_the_runtime_s_own(make_packed: Any, cache: Any) -> None
     assert model.decoder.start(48).cache.nbytes == cache_bytes(model.config, 48, cache)
 
 
+def test_a_hollow_model_has_rows_in_classes(make_packed: Any) -> None:
+    packed = make_packed("gemma3")
+    [end] = [part for part in packed.plan.parts if part.role == "embedding"]
+    forms = tuple(PlaneSpec.uniform(bits, end.shape[1], 32) for bits in (1, 6))
+    specs = dict(packed.plan.specs) | {end.name: RowSpec((end.shape[0] - 40, 40), forms)}
+    plan = replace(packed.plan, specs=specs)
+    model = load(Hollow(packed, plan, packed.folder))
+    assert len(next(model.steps([1, 2, 3], 1))) == end.shape[0]
+
+
 def test_a_hollow_model_runs(make_packed: Any) -> None:
     packed = make_packed("gemma3")
-    model = load(Hollow(packed, packed.plan))
+    model = load(Hollow(packed, packed.plan, packed.folder))
     assert model.nbytes == load(packed).nbytes
     assert milliseconds(model, tokens=2, runs=1) > 0

@@ -15,10 +15,11 @@ from tailorbird.allocate.solve import solve
 from tailorbird.anatomy import Model, Part
 from tailorbird.formats import BitPlanes, PlaneSpec
 from tailorbird.methods.rtn import RTN
-from tailorbird.score.losses import formats, sensitivities
+from tailorbird.score.losses import formats, measured, sensitivities
 from tailorbird.score.mask import mask_rows, omega
 from tailorbird.score.patched import patched
 from tailorbird.score.rounding import Rounding
+from tailorbird.tasks.language import Reference
 
 Open = Callable[[str], Model]
 
@@ -68,3 +69,15 @@ def test_rows_of_a_mask_do_not_depend_on_who_asks() -> None:
     part = Part("p", (40_000, 8), "embedding")
     some = torch.tensor([3, 17_000, 39_999])
     assert torch.equal(mask_rows(part, 5, 0.9, some), mask_rows(part, 5, 0.9, torch.arange(40_000))[some])
+
+
+@pytest.mark.parametrize("family", ["untied", "gemma3"])
+def test_sensitivities_rank_parts_as_rounding_them_does(opened: Open, windows: Tensor, family: str) -> None:
+    """Masks measure dependence, rounding precision: that one tells of the other has to be seen (card: checks)."""
+    model, rounding = opened(family), Rounding(RTN())
+    table = sensitivities(model, rounding, formats(model.parts, spec_of), windows[:1], 0)
+    reference = Reference.of(model, windows)
+    told = torch.tensor([table[part.name][3] for part in model.parts])
+    lost = torch.tensor([measured(reference, rounding, {part.name: spec_of(part, 3)}) for part in model.parts])
+    ranks = torch.stack([one.argsort().argsort().float() for one in (told, lost)])
+    assert float(torch.corrcoef(ranks)[0, 1]) > 0.5

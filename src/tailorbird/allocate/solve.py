@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -34,14 +35,38 @@ class Infeasible(BudgetError):
     """No choice keeps all limits.
 
     Attributes:
-        least: the smallest possible total of every kind of cost, each for itself.
+        least: the smallest possible total of every kind of cost: each for itself where one of them is above its limit,
+            else with the other limits kept.
     """
 
-    def __init__(self, least: Array, limits: Array) -> None:
-        short = [f"{need:.6g} of {limit:.6g}" for need, limit in zip(least, limits, strict=True) if need > limit]
-        each = f"the least possible is {', '.join(short)}" if short else "each limit can be kept, but not all at once"
-        super().__init__(each, hint="raise the budget, or allow cheaper formats")
+    def __init__(self, costs: Array, limits: Array, kinds: Sequence[str]) -> None:
+        alone = costs.min(axis=2).sum(axis=1)
+        short = [k for k in range(len(limits)) if alone[k] > limits[k]]
+        least = alone if short else np.array([_least(costs, limits, k) for k in range(len(limits))])
+        bounded = short or [k for k in range(len(limits)) if np.isfinite(limits[k])]
+        needs = [(_said(least[k]), f"{_said(limits[k])} {kinds[k]}") for k in bounded]
+        if short:
+            message = "; ".join(f"the limit is {limit}, the smallest possible {need}" for need, limit in needs)
+            hint = "allow " + " and ".join(f"{_said(least[k])} {kinds[k]}" for k in bounded)
+        else:
+            message = "each limit can be kept, but not all at once: " + " and ".join(limit for _, limit in needs)
+            hint = "keep the others and allow " + ", or ".join(f"{_said(least[k])} {kinds[k]}" for k in bounded)
+        super().__init__(message, hint=hint)
         self.least = tuple(map(float, least))
+
+
+def _least(costs: Array, limits: Array, kind: int) -> float:
+    """The smallest total of a kind with the other limits kept."""
+    others = np.where(np.arange(len(limits)) == kind, np.inf, limits)
+    return float(total(costs, solve(costs[kind], costs, others))[kind])
+
+
+def _said(value: float) -> str:
+    """A cost in a message, rounded up in the seventh figure, so that it can be kept."""
+    if float(value).is_integer():
+        return f"{value:.0f}"
+    step = 10.0 ** (math.floor(math.log10(value)) - 6)
+    return f"{math.ceil(value / step) * step:.7g}"
 
 
 @dataclass(frozen=True)
@@ -53,13 +78,14 @@ class Point:
     loss: float
 
 
-def solve(losses: Array, costs: Array, limits: ArrayLike) -> Choice:
+def solve(losses: Array, costs: Array, limits: ArrayLike, kinds: Sequence[str] = ()) -> Choice:
     """The options of least total loss within all limits.
 
     Args:
         losses: (sites, options); infinite where a site has fewer options.
         costs: (kinds, sites, options), not negative.
         limits: (kinds,); infinite for none.
+        kinds: what each is counted in, for messages.
 
     Returns:
         The option of every site, int64 (sites,); its loss is within `GAP` of the best.
@@ -68,16 +94,17 @@ def solve(losses: Array, costs: Array, limits: ArrayLike) -> Choice:
         Infeasible: no choice keeps all limits.
     """
     wanted = np.asarray(limits, dtype=float)
+    kinds = kinds or [f"of cost {k}" for k in range(len(wanted))]
     gains = losses - losses.min(axis=1, keepdims=True)
     costs = np.where(np.isfinite(losses), costs, np.inf)
     least = costs.min(axis=2).sum(axis=1)
     if (least > wanted).any():
-        raise Infeasible(least, wanted)
+        raise Infeasible(costs, wanted, kinds)
     bounded = np.isfinite(wanted)
     best: Choice = gains.argmin(axis=1)
     if not bounded.any() or (total(costs, best) <= wanted).all():
         return best
-    costs, bound = costs[bounded], wanted[bounded]
+    every, costs, bound = costs, costs[bounded], wanted[bounded]
     start = _start(gains, costs, bound)
     for _ in range(TRIES):
         found = _milp(gains, costs, bound, start)
@@ -88,7 +115,7 @@ def solve(losses: Array, costs: Array, limits: ArrayLike) -> Choice:
             return found if start is None or _sum(gains, found) <= _sum(gains, start) else start
         bound = np.where(over > 0, bound - 2 * over, bound)
     if start is None:
-        raise Infeasible(least, wanted)
+        raise Infeasible(every, wanted, kinds)
     return start
 
 

@@ -27,6 +27,7 @@ from tailorbird.formats.safetensors_header import read_header, read_tensor
 from tailorbird.formats.safetensors_write import write
 
 JOB = "job.json"
+TIMED = "milliseconds.json"
 
 
 class Partial:
@@ -63,6 +64,13 @@ class Partial:
         """The artifact has its name and was verified."""
         return self.named and Manifest.read(self.folder).verified
 
+    @property
+    def milliseconds(self) -> float | None:
+        """Of one decoded token by the finished weights; None where nobody measured it."""
+        note = self.facts / TIMED
+        found = read_json(note) if note.exists() else read_json(self.folder / JOB).get("milliseconds")
+        return None if found is None else float(found)
+
     def attempt(self, name: str) -> Partial:
         """Room of its own for the pieces of one attempt at the job; `adopt` takes the best one over."""
         other = copy(self)
@@ -77,6 +85,8 @@ class Partial:
             if other.done(piece):
                 other._facts_file(piece).replace(self._facts_file(piece))
                 (other.folder / piece.file).replace(self.folder / piece.file)
+        if (other.facts / TIMED).exists():
+            shutil.copy(other.facts / TIMED, self.facts / TIMED)
 
     def done(self, piece: Segment) -> bool:
         """The piece was finished."""
@@ -133,7 +143,8 @@ class Partial:
     def close(self, pieces: list[Segment]) -> None:
         """The artifact is verified: gather the facts in job.json and remove what only an unfinished job needs."""
         if self.facts.exists():
-            write_json(self.folder / JOB, {"job": self.job, "facts": {p.file: self.facts_of(p) for p in pieces}})
+            facts = {piece.file: self.facts_of(piece) for piece in pieces}
+            write_json(self.folder / JOB, {"job": self.job, "facts": facts, "milliseconds": self.milliseconds})
             shutil.rmtree(self.facts)
 
     def abandon(self) -> None:

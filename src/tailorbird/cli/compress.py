@@ -10,7 +10,7 @@ import typer
 from tailorbird.cli.job import Job, need_of, perform, summary
 from tailorbird.cli.options import Data, Json, Length, Model, Recipe, Samples, Seed, Settings, Target
 from tailorbird.cli.preflight import told
-from tailorbird.cli.session import Session, session
+from tailorbird.cli.session import Session, say, session
 from tailorbird.cli.trunk import compressed
 from tailorbird.errors import UsageError
 
@@ -27,7 +27,18 @@ Budgets = Annotated[
 ]
 Allocate = Annotated[
     str | None,
-    typer.Option("--allocate", metavar="NAME", show_default="uniform", help="Share out bits: uniform, measured, ohq."),
+    typer.Option(
+        "--allocate",
+        metavar="NAME",
+        show_default="uniform; measured with milliseconds",
+        help="Share out bits: uniform, measured, ohq.",
+    ),
+]
+Context = Annotated[
+    int, typer.Option("--context", min=0, metavar="N", help="Count keys and values of N tokens into the bytes.")
+]
+Costs = Annotated[
+    Path | None, typer.Option("--profile", metavar="FILE", help="Costs for ohq to weigh, from `profile`.")
 ]
 
 
@@ -50,9 +61,8 @@ def command(
     refine: Annotated[
         int, typer.Option("--refine", min=0, metavar="N", help="Share out anew after the result was measured, at most.")
     ] = 1,
-    context: Annotated[
-        int, typer.Option("--context", min=0, metavar="N", help="Count keys and values of N tokens into the bytes.")
-    ] = 0,
+    context: Context = 0,
+    profile: Costs = None,
     cache: Annotated[str, typer.Option("--cache", help="How these are kept: bf16 or int8.")] = "bf16",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished job.")] = False,
     dry_run: Annotated[
@@ -74,6 +84,7 @@ def command(
     job.options, job.plan, job.resume = options_of(settings or []), given, resume
     job.target, job.evaluate, job.eval_tokens = target, evaluate, eval_tokens
     job.allocate, job.refine, job.context, job.cache = allocate, refine, context, _cached(cache)
+    job.profile = None if profile is None else str(profile)
     if dry_run:
         _show_plan(job, this)
         return
@@ -126,8 +137,9 @@ def _show_plan(job: Job, this: Session) -> None:
     from tailorbird.pipeline import prepare
 
     prepared = prepare(
-        job.model, job.method, job.budget, job.options, job.plan, job.target, job.allocate, job.context, job.cache
-    )
+        job.model, job.method, job.budget, job.options, job.plan, job.target, job.allocate, job.context, job.cache,
+        job.profile,
+    )  # fmt: skip
     need = need_of(prepared, job)
     if prepared.undecided:
         prepared = _decided(prepared, job)
@@ -142,9 +154,14 @@ def _show_plan(job: Job, this: Session) -> None:
     this.show(plan_table(parts))
     this.line(
         f"at most {found['bytes']:,} bytes, {found['bits']:.4f} bits a weight; "
-        f"the smallest with these options: {found['smallest_bytes']:,} bytes, {found['smallest_bits']:.4f} bits\n"
-        f"{told(need)}"
+        f"the smallest with these options: {found['smallest_bytes']:,} bytes, {found['smallest_bits']:.4f} bits"
     )
+    if prepared.cached:
+        kept = f"keys and values of {prepared.context:,} tokens"
+        this.line(f"beside them {prepared.cached:,} bytes of {kept} as {prepared.cache}")
+    this.line(told(need))
+    for note in found["notes"]:
+        say(f"note: {note}")
 
 
 def _decided(prepared: Prepared, job: Job) -> Prepared:
@@ -171,8 +188,10 @@ def described(prepared: Prepared, job: Job, need: Estimate) -> dict[str, Any]:
         "weights": prepared.plan.numel,
         "bytes": prepared.nbytes,
         "bits": prepared.bits,
+        "cache_bytes": prepared.cached,
         "smallest_bytes": least.nbytes,
         "smallest_bits": least.bits,
         "estimate": need.to_json(),
         "plan": prepared.plan.to_json(),
+        "notes": prepared.notes,
     }

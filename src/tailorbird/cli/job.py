@@ -40,6 +40,7 @@ class Job:
     refine: int = 1
     context: int = 0
     cache: Cached = "bf16"
+    profile: str | None = None
     resume: bool = False
     evaluate: bool = True
     eval_tokens: int = 4092
@@ -54,6 +55,13 @@ def perform(job: Job, this: Session) -> dict[str, Any]:
     from tailorbird.report import write_report
 
     this.interrupted = lambda: resume_note(job.out, this.args)
+    notes: list[str] = []
+
+    def before(prepared: Prepared) -> None:
+        notes.extend(prepared.notes)
+        if not job.resume:
+            preflight(need_of(prepared, job), job.out)
+
     with drawn() as bar:
         result = compress(
             job.model,
@@ -71,14 +79,14 @@ def perform(job: Job, this: Session) -> dict[str, Any]:
             refine=job.refine,
             context=job.context,
             cache=job.cache,
+            profile=job.profile,
             resume=job.resume,
             progress=bar,
-            before=lambda prepared: None if job.resume else preflight(need_of(prepared, job), job.out),
+            before=before,
         )
     write_recipe(job.out, recipe_of(job, result), job.plan)
     this.interrupted = lambda: f"the artifact {job.out} is finished and verified; only its report is missing"
     source = open_checkpoint(job.model)
-    notes: list[str] = []
     quality, samples = judged(job, result, source, notes) if job.evaluate else (None, [])
     report = report_of(
         result,
@@ -140,6 +148,7 @@ def recipe_of(job: Job, result: Result) -> dict[str, Any]:
         "refine": job.refine,
         "context": job.context,
         "cache": job.cache,
+        "profile": None if job.profile is None else anywhere(job.profile),
         "set": dict(result.artifact.plan.options),
     }
 
@@ -169,9 +178,9 @@ def resume_note(out: Path, args: list[str]) -> str:
 def summary(report: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a report that ``--json`` prints."""
     artifact = report["artifact"]
-    keys = ("digest", "verified", "model", "method", "budget", "quality", "samples", "timings", "report", "notes")
+    keys = ("digest", "verified", "model", "method", "budget", "milliseconds", "quality", "samples", "timings")
     sizes = {"bytes": artifact["bytes"], "bits": artifact["bits"], "claimed": claimed(report)}
-    return sizes | {key: report.get(key) for key in keys}
+    return sizes | {key: report.get(key) for key in (*keys, "report", "notes")}
 
 
 def claimed(report: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -47,7 +47,8 @@ def command(
     from tailorbird.score.rounding import Rounding
     from tailorbird.tasks.language import Reference
 
-    picture, table = out.with_suffix(".svg"), out.with_suffix(".json")
+    name = out.name.removesuffix(".svg").removesuffix(".json")
+    picture, table = (out.with_name(f"{name}.{kind}") for kind in ("svg", "json"))
     for path in (picture, table, *([plans] if plans else [])):
         if path.exists():
             raise UsageError(f"{path} is there already", hint="name another, or remove it")
@@ -66,7 +67,7 @@ def command(
     if plans is not None:
         make_folder(plans)
         for one in found:
-            write_json(plans / f"{one.bits:.4f}bits.json", one.plan.to_json())
+            write_json(plans / f"{one.bits:.4f}bits-{one.nbytes}.json", one.plan.to_json())
     _show(found, document | {"picture": str(picture), "table": str(table)}, context)
 
 

@@ -12,7 +12,7 @@ from tailorbird.errors import UsageError
 from tailorbird.files import read_toml
 
 # Options whose value may be a file or folder that lies beside the recipe.
-_PATHS = {"model", "data", "plan", "text", "reference", "tasks", "artifact", "original"}
+_PATHS = {"model", "data", "plan", "text", "reference", "tasks", "artifact", "original", "profile"}
 
 
 def apply(context: typer.Context, path: Path | None) -> Path | None:

@@ -88,6 +88,8 @@ def outcome_table(report: Mapping[str, Any]) -> Table:
     if told := claimed(report):
         name = f"bits of {told['parts']} parts as the paper counts"
         made.add_row(name, "", f"{told['paper_bits']:.4f} (honest: {told['bits']:.4f})")
+    if report.get("milliseconds") is not None:
+        made.add_row("milliseconds a token", "", _figure(report["milliseconds"]))
     if after:
         made.add_row(
             f"perplexity ({quality['text']}, {quality['tokens']:,} tokens)",
@@ -111,8 +113,10 @@ def comparison_table(items: Sequence[Mapping[str, Any]]) -> Table:
     """Plans and artifacts side by side."""
     made = _table("", *(item["name"] for item in items))
     made.add_row("method", *(item["method"] for item in items))
-    made.add_row("bytes", *(f"{item['bytes']:,}" for item in items))
+    made.add_row("bytes of all files", *(_figure(item["bytes"]) for item in items))
     made.add_row("honest bits a weight", *(_figure(item["bits"]) for item in items))
+    made.add_row("bytes of packed weights", *(_figure(item["packed_bytes"]) for item in items))
+    made.add_row("their bits a weight", *(_figure(item["packed_bits"]) for item in items))
     for role in dict.fromkeys(role for item in items for role in item["roles"]):
         made.add_row(f"bits of {role}", *(_figure(item["roles"].get(role)) for item in items))
     for name, key in (("perplexity", "perplexity"), ("KL from the original, nats", "kl")):

@@ -40,6 +40,8 @@ UNLIMITED = 1e12
 MASKED = 64
 # Windows in which words are foretold, to learn what the rows of a head are worth.
 OUTPUTS = 4
+# What the solver's limits are counted in.
+KINDS = ("bytes of packed weights", "milliseconds of products")
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Table:
         losses: by part and bits, as estimated.
         roles: by role, what its losses are multiplied by, as measured on probes of rounded parts.
         parts: by part, what its losses are multiplied by, as the finished model showed.
-        milliseconds: of a part's products in a format, for one token; None where nobody asked.
+        milliseconds: of a part's products in a format, for one token; None where no device is named.
         products: milliseconds that all products together may take.
         worse: rounded to the solver's plan the model lost more than rounded to the uniform one, which then stays.
         ohq: the losses are OHQ's sensitivities: they are normalised, and time is weighed with them.
@@ -111,7 +113,8 @@ def solved(job: Prepared, table: Table) -> Prepared:
         costs = np.concatenate([costs, times[None]])
 
     def choose(room: int) -> Mapping[str, Spec]:
-        return table.sites.specs(solve(losses, costs, [room, table.products][: len(costs)]))
+        best = solve(losses, costs, [room, table.products][: len(costs)], KINDS[: len(costs)])
+        return job.topped(table.sites.specs(best), room)
 
     return within(job, choose)
 
@@ -153,7 +156,8 @@ def measured_table(
             table = _probed(job, table, windows.held_back, folder / "probes.json")
         if job.profile is None:
             return table
-        return _timed(job, replace(table, milliseconds=Milliseconds(job.profile)), folder / "products.json")
+        table = replace(table, milliseconds=Milliseconds(job.profile))
+        return table if job.budget.milliseconds is None else _timed(job, table, folder / "products.json")
 
 
 def worth_of(job: Prepared, windows: Tensor) -> dict[str, Tensor]:

@@ -42,11 +42,13 @@ class Result:
         artifact: the verified artifact.
         facts: by part name: error, seconds, bytes.
         seconds: by stage.
+        milliseconds: of one decoded token, where the budget names some; of the formats that were fitted, on its device.
     """
 
     artifact: Artifact
     facts: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
     seconds: dict[str, float] = field(default_factory=dict)
+    milliseconds: float | None = None
 
 
 @dense.fast()
@@ -67,6 +69,7 @@ def compress(
     refine: int = 1,
     context: int = 0,
     cache: Cached = "bf16",
+    profile: str | Path | None = None,
     resume: bool = False,
     progress: Progress = silent,
     before: Callable[[Prepared], object] = lambda job: None,
@@ -81,8 +84,9 @@ def compress(
         data: calibration text (file or ``hub:`` name), None for the packaged text; input batches for a module.
         samples, length, seed: calibration windows, tokens of one, and the seed of every random choice.
         plan, target: an edited plan to apply; a runtime whose rules the plan obeys, so that exports change no weight.
-        allocate: how bits are shared out among the parts, see `tailorbird.pipeline.prepare.ALLOCATORS`.
+        allocate: how bits are shared out among the parts, see `tailorbird.pipeline.asked.ALLOCATORS`.
         refine: how often at most they are shared out anew after the finished model showed what it really lost.
+        profile: measured costs that ``ohq`` weighs.
         context, cache: tokens whose keys and values a budget in bytes counts, and how these are kept.
         resume: go on with an unfinished job of the same options; a finished one is given back as it is.
         progress, before: told about every finished piece; the prepared job before its work begins, which it may refuse.
@@ -97,11 +101,11 @@ def compress(
     out = Path(out)
     keep_little()
     data = recommender.windows(model, plan.method if plan else method, data, samples, seed)
-    job = prepare(model, method, budget, options, plan, target, allocate, context, cache)
+    job = prepare(model, method, budget, options, plan, target, allocate, context, cache, profile)
     before(job)
     data_in = calibration(job, data, samples, length, seed)
     windows = weighing(job, data, samples, length, seed) if job.undecided else None  # type: ignore[arg-type]
-    partial = Partial(out, _identity(job, data_in, seed, windows, refine), resume)
+    partial = Partial(out, _identity(job, data_in, seed, windows, refine, profile), resume)
     clock: dict[str, float] = {}
     if not partial.named:
         job, weights = _fitted(job, data_in, windows, partial, refine, seed, progress, clock)
@@ -117,11 +121,19 @@ def _closed(job: Prepared, partial: Partial, clock: dict[str, float]) -> Result:
     partial.close(job.pieces)
     facts = {name: fact for piece in job.pieces for name, fact in partial.facts_of(piece).items()}
     artifact = Artifact.open(partial.out, digests=False)
-    job.check(artifact.nbytes, artifact.bits, "the artifact takes")
-    return Result(artifact, facts, clock)
+    took = partial.milliseconds
+    job.check(artifact.nbytes, artifact.bits, "the artifact takes", took)
+    return Result(artifact, facts, clock, took)
 
 
-def _identity(job: Prepared, data: Calibration, seed: int, windows: Windows | None, refine: int) -> dict[str, Any]:
+def _identity(
+    job: Prepared,
+    data: Calibration,
+    seed: int,
+    windows: Windows | None,
+    refine: int,
+    profile: str | Path | None,
+) -> dict[str, Any]:
     """Everything that decides the artifact's bytes."""
     source = job.checkpoint.digest() if job.checkpoint else job.model.fingerprint()
     plain = {
@@ -138,8 +150,8 @@ def _identity(job: Prepared, data: Calibration, seed: int, windows: Windows | No
         return plain
     # The plan is still to be made, from these.
     budget = [str(getattr(job.budget, field.name)) for field in fields(job.budget)]
-    if job.budget.profile is not None:
-        budget.append(sha256(Path(job.budget.profile)))
+    if (named := profile or job.budget.profile) is not None:
+        budget.append(sha256(Path(named)))
     weighed = [digest(windows.estimate), digest(windows.held_back)]
     return plain | {"allocate": job.allocate, "budget": [*budget, job.cached], "windows": weighed, "refine": refine}
 
@@ -160,6 +172,11 @@ def _fitted(
         return _run(job, data, into, seed, progress, clock)
 
     try:
+        # Attempts share one rotation, and are compared with the model as it turned it.
+        if job.method.rotate == "learned" and (windows is not None or not _complete(job, partial)):
+            with progress.stage("rotate", clock), torch.no_grad():
+                torch.manual_seed(0)
+                job = learned(job, data, partial.folder / "work" / "states" / "rotate")
         if windows is None:
             return job, run(job, partial)
         table = measured_table(job, windows, partial.facts / "score", seed, progress, clock)
@@ -177,12 +194,8 @@ def _run(
     torch.manual_seed(0)
     stream: Stream | None = None
     weights: dict[str, str] = {}
-    left = not all(partial.done(piece) for piece in job.pieces)
-    measured = bool(job.method.needs) and left
+    measured = bool(job.method.needs) and not _complete(job, partial)
     progress.begin(len(job.pieces))
-    if job.method.rotate == "learned" and left:
-        with progress.stage("rotate", clock):
-            job = learned(job, data, partial.folder / "work" / "states" / "rotate")
     for piece in _in_turn(job):
         if measured and stream is None and (piece.block is not None or not job.model.anatomy.blocks):
             stream = _stream(job, data, partial)
@@ -209,6 +222,10 @@ def _run(
         give_back()
         progress.advance(piece.file)
     return weights
+
+
+def _complete(job: Prepared, partial: Partial) -> bool:
+    return all(partial.done(piece) for piece in job.pieces)
 
 
 def _in_turn(job: Prepared) -> list[Segment]:

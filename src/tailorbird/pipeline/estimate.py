@@ -100,10 +100,17 @@ def estimate(job: Prepared, tokens: int, evaluated: int = 0, batches: int = 1, a
     }
     if job.method.rotate == "learned":
         seconds["rotate"] = _learning(job, inner, tokens, rate)
-    attempts = attempts if job.undecided and job.method.needs else 1
+    attempts = _attempts(job, attempts)
     seconds["measure"], seconds["fit"] = attempts * seconds["measure"], attempts * seconds["fit"]
     disk = _disk(job, inner, tokens, attempts)
     return Estimate(seconds, sum(seconds.values()), _memory(job, inner, tokens, batches), disk)
+
+
+def _attempts(job: Prepared, attempts: int) -> int:
+    """Plans that are fitted, at most; see `tailorbird.pipeline.refine`."""
+    weighed = job.method.needs and job.allocate != "ohq" and not job.method.transforms
+    more = (attempts - 1 if weighed else 0) + (job.budget.milliseconds is not None)
+    return 1 + more if job.undecided else 1
 
 
 def _learning(job: Prepared, inner: list[Part], tokens: int, rate: float) -> float:

@@ -2,7 +2,9 @@
 
 Between the two lie norms, attention, and what caches do. A line from the milliseconds of products to those of a
 token is learnt from plans that are measured in form only (`tailorbird.runtime.hollow`), and the solver is asked for
-so many milliseconds of products as the line says, until a measured plan takes what was asked.
+so many milliseconds of products as the line says, until a measured plan takes what was asked. The method's inner
+choices (bits by group, rows in classes) come later: what was fitted is measured once more, and the plan solved anew
+where that takes too long, or too little.
 """
 
 from __future__ import annotations
@@ -10,14 +12,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from tailorbird.errors import BudgetError
+from tailorbird.errors import BudgetError, UsageError
 from tailorbird.kernels.native import set_threads
 from tailorbird.pipeline.prepare import Prepared
 from tailorbird.runtime.costs import Milliseconds
 from tailorbird.runtime.hollow import Hollow
+from tailorbird.runtime.language_model import LanguageModel
 from tailorbird.runtime.load import load
 from tailorbird.runtime.profile import processor
 from tailorbird.runtime.speed import milliseconds
+from tailorbird.transform.rotate import Rotated
 
 # A token may take this much of what was asked; the solver aims at the middle.
 LEAST, MOST = 0.95, 1.0
@@ -65,22 +69,51 @@ def products(asked: float, cost: Milliseconds, solved: Solved, fastest: Prepared
     if best:
         return best
     quickest = min(took for _, took in seen)
+    sized = fastest.budget.nbytes is not None or fastest.budget.bits is not None
     raise BudgetError(
         f"the fastest possible with these options takes {quickest:.3g} ms a token ({fastest.nbytes} bytes), "
         f"the budget is {asked:g} ms",
-        hint=f"ask for {quickest * 1.03:.3g}ms/token or more, or allow fewer bytes",
+        hint=f"ask for {quickest * 1.03:.3g}ms/token or more" + ", or allow more bytes" * sized,
     )
+
+
+def again(asked: float, limit: float, spent: float, took: float) -> float:
+    """The limit of the products after the finished model was measured.
+
+    Args:
+        asked: milliseconds a token.
+        limit: of the products, until now.
+        spent: milliseconds of the plan's products.
+        took: milliseconds of a token by the finished model.
+
+    Returns:
+        The same limit where the finished model takes what was asked, or is the best there is.
+    """
+    if took <= MOST * asked and (took >= LEAST * asked or math.isinf(limit)):
+        return limit
+    return max(0.0, _next([(spent, took)], asked * (LEAST + MOST) / 2))
 
 
 def measured_here(job: Prepared, cost: Milliseconds) -> Measure:
     """Decoding with a plan on this machine; where the profile is of another processor its products are all there is
     to go by."""
-    assert job.profile is not None and job.checkpoint is not None
-    original = job.checkpoint
+    assert job.profile is not None
     if job.profile.machine != processor():
         return lambda planned: total(planned, cost)
     set_threads(job.profile.threads)
-    return lambda planned: milliseconds(load(Hollow(original, planned.plan)))
+    return lambda planned: milliseconds(hollow(planned))
+
+
+def hollow(job: Prepared) -> LanguageModel:
+    """The model of a job in the formats of its plan, with nothing in them.
+
+    Raises:
+        UsageError: it is a module from memory.
+    """
+    if job.checkpoint is None:
+        raise UsageError(f"{job.model.source} is not decoded with", hint="name the folder of a language model")
+    laid_out = job.model.weights if isinstance(job.model.weights, Rotated) else job.checkpoint
+    return load(Hollow(laid_out, job.plan, job.checkpoint.folder))
 
 
 def total(job: Prepared, cost: Milliseconds) -> float:

@@ -7,12 +7,13 @@ import lzma
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from tailorbird.allocate.finer import finer, topped
 from tailorbird.allocate.rules import FREE, Rules
 from tailorbird.allocate.uniform import uniform
 from tailorbird.anatomy import Model, Part
@@ -25,8 +26,10 @@ from tailorbird.checkpoint import Checkpoint, open_checkpoint
 from tailorbird.errors import BudgetError, ModelError, UsageError
 from tailorbird.files import json_bytes, read_json
 from tailorbird.formats import PlaneSpec, Spec, TrellisSpec
+from tailorbird.formats.spec import MAX_BITS
 from tailorbird.methods import Method, find
 from tailorbird.pipeline import recommender
+from tailorbird.pipeline.asked import allocator, check_budget, costs
 from tailorbird.plan import Plan
 from tailorbird.runtime.costs import cache_bytes
 from tailorbird.runtime.decoder import Cached
@@ -37,8 +40,6 @@ from tailorbird.transform.rotate import rotated
 DEFAULT_BUDGET = "4.5bits"
 # What classes of rows save an embedding or a head, in bits, at the same loss or less.
 LEAD = 2
-ALLOCATORS = ("uniform", "measured", "ohq")
-DEFAULT_ALLOCATOR = "uniform"
 SMALL_FILES = (
     "generation_config.json",
     "tokenizer_config.json",
@@ -67,9 +68,10 @@ class Prepared:
         given: the plan was given, not allocated.
         target: name of the runtime the plan is made for; empty for our own.
         rules: what its formats obey therefore.
-        cached: bytes of keys and values that a budget in bytes counts too.
+        context: tokens whose keys and values a budget in bytes counts too.
+        cache: how these are kept.
         allocate: how bits are shared out: ``uniform``, ``measured`` or ``ohq``.
-        profile: measured costs of the device that a budget in milliseconds names.
+        profile: measured costs of the device that a budget in milliseconds names, or OHQ weighs.
     """
 
     model: Model
@@ -83,9 +85,25 @@ class Prepared:
     given: bool = False
     target: str = ""
     rules: Rules = FREE
-    cached: int = 0
+    context: int = 0
+    cache: Cached = "bf16"
     allocate: str = "uniform"
     profile: Profile | None = None
+
+    @cached_property
+    def cached(self) -> int:
+        """Bytes of the keys and values that a budget in bytes counts too."""
+        return self.kept_as(self.cache)
+
+    def kept_as(self, cache: Cached) -> int:
+        """Bytes of the keys and values of the context."""
+        return cache_bytes(self.model.config, self.context, cache) if self.context else 0
+
+    @property
+    def notes(self) -> list[str]:
+        """What was asked for and changes nothing."""
+        idle = self.context and self.budget.nbytes is None
+        return ["--context counts in a budget in bytes, and there is none"] if idle else []
 
     @property
     def undecided(self) -> bool:
@@ -93,8 +111,16 @@ class Prepared:
         return self.allocate != "uniform" and not self.given
 
     def spec(self, part: Part, bits: int) -> Spec:
-        """The format of a part at a number of bits, under the rules."""
-        return self.method.fitting(part, self.rules.chosen(part, self.method.spec(part, bits)))
+        """The format of a part at a number of bits, under the rules; above eight, eight with finer scales."""
+        found = finer(self.method.spec(part, min(bits, MAX_BITS)), bits - MAX_BITS)
+        return self.method.fitting(part, self.rules.chosen(part, found))
+
+    def topped(self, specs: Mapping[str, Spec], room: int) -> Mapping[str, Spec]:
+        """The same formats, or better ones than eight bits everywhere where there is room for that; but not where time
+        counts, or a target."""
+        if self.target or self.profile is not None:
+            return specs
+        return topped(specs, self.model.parts, self.spec, size, room)
 
     @property
     def by_rows(self) -> bool:
@@ -130,9 +156,10 @@ class Prepared:
         """The same job with these formats."""
         return replace(self, plan=Plan(self.method.name, self.method.options(), self.model.parts, specs))
 
-    def check(self, nbytes: int, bits: float, what: str) -> None:
-        """Raise BudgetError where files of so many bytes, or so many bits a weight, exceed the budget."""
-        check_budget(self.budget, nbytes + self.cached, bits, what)
+    def check(self, nbytes: int, bits: float, what: str, milliseconds: float | None = None) -> None:
+        """Raise BudgetError where files of so many bytes, so many bits a weight, or so many milliseconds a token exceed
+        the budget."""
+        check_budget(self.budget, nbytes + self.cached, bits, what, milliseconds)
 
 
 def prepare(
@@ -145,6 +172,7 @@ def prepare(
     allocate: str | None = None,
     context: int = 0,
     cache: Cached = "bf16",
+    profile: str | Path | None = None,
 ) -> Prepared:
     """Lay out a model and decide the format of every part.
 
@@ -155,10 +183,12 @@ def prepare(
         options: options of the method.
         plan: an edited plan to apply instead of allocating; a budget beside it must hold.
         target: name of a runtime that is to read the artifact's export without any change.
-        allocate: one of `ALLOCATORS`; None for the default. The plan is uniform all the same: the others need
-            calibration data, and are asked by `tailorbird.pipeline.allocation.decided`.
+        allocate: one of `tailorbird.pipeline.asked.ALLOCATORS`; None for ``measured`` where milliseconds are asked for,
+            else ``uniform``. The plan is uniform all the same: the others need calibration data, see
+            `tailorbird.pipeline.allocation`.
         context: tokens whose keys and values a budget in bytes counts.
         cache: how these are kept.
+        profile: measured costs that ``ohq`` weighs; None for those a budget in milliseconds names, if any.
 
     Raises:
         ModelError: the model can't be read.
@@ -166,38 +196,33 @@ def prepare(
         UsageError: the plan does not belong to the model, or the target can't carry it.
     """
     source = recommender.module(source) if recommender.is_folder(source) else source
-    checkpoint = None if isinstance(source, nn.Module) else open_checkpoint(source)
-    model = (
-        Model.wrap(source, getattr(source, "anatomy", GENERIC))
-        if isinstance(source, nn.Module)
-        else Model.open(_some(checkpoint))
-    )
+    checkpoint, model = _opened(source)
     if plan is not None:
         method, options = plan.method, dict(plan.options) | dict(options or {})
     chosen = find(method).from_options(options or {})
     model = turned(model, chosen)
     asked = Budget.parse(budget if budget is not None else ([] if plan else DEFAULT_BUDGET))
-    allocate = _allocator(allocate, asked, model, plan is not None)
+    allocate = allocator(allocate, asked, model, plan is not None)
+    device = costs(profile, asked, allocate)
     pieces = segments(model)
     kept = kept_of(model, pieces)
     files = _files(checkpoint, model) if checkpoint else recommender.files_of(source)
     rules = targets.find(target).rules(model.parts) if target else FREE
     begun = Plan(method, chosen.options(), model.parts, _given(plan, model, chosen) if plan else {})
-    held = cache_bytes(model.config, context, cache) if context else 0
     draft = Prepared(
-        model, checkpoint, chosen, asked, begun, pieces, kept, files, plan is not None, target or "", rules, held,
-        allocate, Profile.read(Path(asked.profile)) if asked.profile else None,
+        model, checkpoint, chosen, asked, begun, pieces, kept, files, plan is not None, target or "", rules, context,
+        cache, allocate, device,
     )  # fmt: skip
     if plan is not None:
         _check_rules(draft)
-    ready = draft if plan else within(draft, partial(_uniform, draft))
+    ready = draft if plan else within(draft, lambda room: draft.topped(_uniform(draft, room), room))
     ready.check(ready.nbytes, ready.bits, "the plan takes")
     return ready
 
 
-def _uniform(draft: Prepared, room: int) -> dict[str, Spec]:
-    least = draft.method.least_ends if draft.lead or draft.target else 0
-    return uniform(draft.model.parts, draft.spec, size, room, draft.rules, draft.lead, least)
+def _uniform(job: Prepared, room: int) -> Mapping[str, Spec]:
+    least = job.method.least_ends if job.lead or job.target else 0
+    return uniform(job.model.parts, job.spec, size, room, job.rules, job.lead, least)
 
 
 def fitted_first(piece: Segment) -> bool:
@@ -208,34 +233,6 @@ def fitted_first(piece: Segment) -> bool:
 def size(part: Part, spec: Spec) -> int:
     """Bytes of a part in a format."""
     return spec.plan(part.shape[0]).nbytes
-
-
-def _allocator(name: str | None, budget: Budget, model: Model, given: bool) -> str:
-    """The allocator asked for, or the default."""
-    language = bool(model.anatomy.head and model.config)
-    name = name or (DEFAULT_ALLOCATOR if language else "uniform")
-    if name not in ALLOCATORS:
-        raise UsageError(f"there is no allocator {name!r}", hint=f"allocators: {', '.join(ALLOCATORS)}")
-    if name != "uniform" and not language:
-        raise UsageError(f"{model.source} is no language model, and {name!r} needs one", hint="--allocate uniform")
-    if budget.milliseconds is not None and given:
-        raise UsageError("a given plan is as fast as it is", hint="leave the milliseconds out; see `tailorbird bench`")
-    if budget.milliseconds is not None and name == "uniform":
-        raise UsageError("the uniform allocation knows no milliseconds", hint="--allocate measured, or ohq")
-    return name
-
-
-def check_budget(budget: Budget, nbytes: int, bits: float, what: str) -> None:
-    """Raise BudgetError where bytes or bits exceed the budget."""
-    if budget.nbytes is not None and nbytes > budget.nbytes:
-        raise BudgetError(
-            f"{what} {nbytes} bytes, the budget is {budget.nbytes}",
-            hint="lower some bits, or raise the budget",
-        )
-    if budget.bits is not None and bits > float(budget.bits):
-        raise BudgetError(
-            f"{what} {bits:.4f} bits, the budget is {float(budget.bits)}", hint="lower some bits, or raise it"
-        )
 
 
 def plan_bytes(plan: Plan) -> int:
@@ -297,9 +294,12 @@ def _too_small(job: Prepared, ones: Prepared) -> BudgetError:
     least = coarse.planned({part.name: coarse.spec(part, 1) for part in job.model.parts})
     rows = f"{least.nbytes} bytes ({_up(least.bits)} bits a weight) with one group a row (group_size={ONE_GROUP})"
     beside = f", and {job.cached} of keys and values" if job.cached else ""
+    hints = ["raise the budget", *([rows] if least.nbytes < ones.nbytes else [])]
+    if (saved := job.cached - job.kept_as("int8")) > 0 and job.budget.nbytes is not None:
+        hints.append(f"--cache int8 keeps keys and values in {saved} bytes less")
     return BudgetError(
         f"the smallest possible with these options is {ones.nbytes} bytes ({_up(ones.bits)} bits a weight){beside}",
-        hint=f"raise the budget; {rows}" if least.nbytes < ones.nbytes else "raise the budget",
+        hint="; ".join(hints),
     )
 
 
@@ -359,6 +359,8 @@ def _files(checkpoint: Checkpoint, model: Model) -> dict[str, bytes]:
     return files | {name: path.read_bytes() for name, path in small.items() if path.is_file()}
 
 
-def _some(checkpoint: Checkpoint | None) -> Checkpoint:
-    assert checkpoint is not None
-    return checkpoint
+def _opened(source: str | Path | nn.Module) -> tuple[Checkpoint | None, Model]:
+    if isinstance(source, nn.Module):
+        return None, Model.wrap(source, getattr(source, "anatomy", GENERIC))
+    checkpoint = open_checkpoint(source)
+    return checkpoint, Model.open(checkpoint)

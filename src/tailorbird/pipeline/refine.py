@@ -2,23 +2,28 @@
 
 A method that feeds errors back loses less than rounding, and not the same everywhere. So the losses the plan was made
 from are corrected part by part by what the fitted weights lose, and where another plan now promises enough, that one
-is fitted too. The better of the two on text held back is kept.
+is fitted too. The better of the two on text held back is kept. Weights that a method scaled before it fitted them can't
+be compared with the model's: nothing is corrected there.
+
+What a token takes is measured anew too: only what was fitted has bits by group and rows in classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from torch import Tensor
 
 from tailorbird.anatomy import Part
 from tailorbird.artifact.layout import Segment
-from tailorbird.artifact.partial import Partial
+from tailorbird.artifact.partial import TIMED, Partial
+from tailorbird.errors import BudgetError
 from tailorbird.formats import PackedWeight
 from tailorbird.pipeline.allocation import Table, kept, solved
 from tailorbird.pipeline.calibration import Windows
+from tailorbird.pipeline.latency import again, measured_here, total
 from tailorbird.pipeline.prepare import Prepared
 from tailorbird.pipeline.progress import Progress
 from tailorbird.score.losses import realised
@@ -30,6 +35,29 @@ Run = Callable[[Prepared, Partial], dict[str, str]]
 WORTH = 0.03
 # A part's loss is corrected by this at most, either way.
 REACH = 4.0
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A plan that was fitted.
+
+    Attributes:
+        job: with the plan.
+        partial: where its pieces are.
+        weights: their digests.
+        milliseconds: of one decoded token by the formats that were fitted; None where nobody asked.
+    """
+
+    job: Prepared
+    partial: Partial
+    weights: dict[str, str]
+    milliseconds: float | None
+
+    @property
+    def in_time(self) -> bool:
+        """It takes what the budget allows."""
+        asked = self.job.budget.milliseconds
+        return self.milliseconds is None or asked is None or self.milliseconds <= asked
 
 
 def refined(
@@ -46,43 +74,85 @@ def refined(
     """Fit the solver's plan, and better ones as long as there are any.
 
     Args:
-        job: undecided.
+        job: undecided, its model as the method turned it.
         table: what the solver is given.
         windows: text to measure on.
         partial: where the pieces go.
         run: fits a job's pieces into a folder; returns the digests of the weights.
-        times: most plans to fit after the first.
+        times: most plans to fit after the first for the sake of loss; one more is fitted where the first takes another
+            time than was asked.
         seed: of the estimates.
         progress, clock: as for `compress`.
 
     Returns:
         The job with the best plan, and the digests of its weights.
     """
+    # What rounds without looking at data loses what was estimated; OHQ's sensitivities are no losses; weights that were
+    # scaled can't be compared with the model's.
+    weighed = times if job.method.needs and not table.ohq and not job.method.transforms else 0
+    timed = int(job.budget.milliseconds is not None)
     ready = solved(job, table)
-    # What rounds without looking at data loses what was estimated; OHQ's sensitivities are no losses.
-    if not times or table.ohq or not job.method.needs:
+    if not weighed and not timed:
         return ready, run(ready, partial)
-    tried: list[tuple[Prepared, Partial, dict[str, str]]] = []
-    for number in range(times + 1):
-        attempt = partial.attempt(f"attempt-{number}")
-        tried.append((ready, attempt, run(ready, attempt)))
-        if number == times:
-            break
+    tried: list[Attempt] = []
+
+    def fit(ready: Prepared) -> None:
+        folder = partial.attempt(f"attempt-{len(tried)}")
+        weights = run(ready, folder)
         with progress.stage("score", clock):
-            table = corrected(table, ready, _losses(job, attempt, windows.estimate, seed))
-            following = solved(job, table)
-        if table.total(following.plan.specs) > (1 - WORTH) * table.total(ready.plan.specs):
-            break
-        ready = following
-    best = 0
-    if len(tried) > 1:
+            tried.append(Attempt(ready, folder, weights, _took(ready, folder, table) if timed else None))
+
+    fit(ready)
+    for step in ("time",) * timed + ("loss",) * weighed:
         with progress.stage("score", clock):
-            reference = Reference.of(job.model, windows.held_back)
-            found = [_kl(done, attempt, reference) for done, attempt, _ in tried]
-            best = found.index(min(found))
-    ready, attempt, weights = tried[best]
-    partial.adopt(attempt, job.pieces)
-    return ready, weights
+            if step == "time":
+                table, ready = _timed_again(job, table, tried[-1])
+            else:
+                table = corrected(table, tried[-1].job, _losses(job, tried[-1].partial, windows.estimate, seed))
+                ready = _worth_it(table, tried[-1].job, solved(job, table))
+        if ready.plan.specs != tried[-1].job.plan.specs:
+            fit(ready)
+    with progress.stage("score", clock):
+        best = _best(job, tried, windows.held_back)
+    partial.adopt(best.partial, job.pieces)
+    return best.job, best.weights
+
+
+def _took(job: Prepared, attempt: Partial, table: Table) -> float:
+    """Milliseconds of a token by the formats that were fitted; kept beside them."""
+    cost = table.milliseconds
+    assert cost is not None
+    specs = {name: spec for piece in job.pieces for name, spec in attempt.specs_of(piece).items()}
+    return float(kept(attempt.facts / TIMED, lambda: measured_here(job, cost)(job.planned(specs))))
+
+
+def _timed_again(job: Prepared, table: Table, last: Attempt) -> tuple[Table, Prepared]:
+    """The table with the limit of products that the finished model shows to be right, and its plan."""
+    assert table.milliseconds is not None and last.milliseconds is not None and job.budget.milliseconds is not None
+    spent = total(last.job, table.milliseconds)
+    limit = again(float(job.budget.milliseconds), table.products, spent, last.milliseconds)
+    table = replace(table, products=limit)
+    try:
+        return table, solved(job, table)
+    except BudgetError:
+        # Nothing is faster: the caller is told what the artifact takes.
+        return table, last.job
+
+
+def _worth_it(table: Table, before: Prepared, after: Prepared) -> Prepared:
+    """The new plan, where it promises enough."""
+    return before if table.total(after.plan.specs) > (1 - WORTH) * table.total(before.plan.specs) else after
+
+
+def _best(job: Prepared, tried: Sequence[Attempt], windows: Tensor) -> Attempt:
+    """Of the attempts that are in time, the one that loses least on text held back; else the fastest."""
+    in_time = [attempt for attempt in tried if attempt.in_time]
+    if not in_time:
+        return min(tried, key=lambda attempt: attempt.milliseconds or 0.0)
+    if len(in_time) == 1:
+        return in_time[0]
+    reference = Reference.of(job.model, windows)
+    return min(in_time, key=lambda attempt: _kl(job, attempt.partial, reference))
 
 
 def corrected(table: Table, job: Prepared, found: dict[str, float]) -> Table:
@@ -106,7 +176,9 @@ def _kl(job: Prepared, attempt: Partial, reference: Reference) -> float:
 
     def measure() -> float:
         changed = {part.name: _rows(planes, part) for part in job.model.parts}
-        return evaluate(patched(job.model, changed), reference.windows, reference).kl or 0.0
+        # A method may have changed what stands beside its weights, such as gains of norms.
+        beside = {name: tensor for piece in job.pieces for name, tensor in attempt.kept(piece).items()}
+        return evaluate(patched(job.model, changed, beside), reference.windows, reference).kl or 0.0
 
     return float(kept(attempt.facts / "kl.json", measure))
 

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tailorbird.anatomy.model import Shaped
-from tailorbird.formats import PackedWeight
+from tailorbird.anatomy.model import Shaped, Source
+from tailorbird.formats import PackedWeight, RowSpec, Spec
+from tailorbird.formats.rows import RowClasses
 from tailorbird.plan import Plan
-from tailorbird.runtime.load import Source
 
 # Halves of about the size of a scale, so that activations stay numbers; bytes with as many ones as zeros.
 _HALF = 0.01
@@ -26,12 +26,13 @@ class Hollow:
     """What `load` needs of an artifact.
 
     Args:
-        original: the model that norms and the like are read from.
+        original: the model that norms and the like are read from, as its parts were laid out: a rotated one rotated.
         plan: formats by part.
+        folder: where the original's files lie.
     """
 
-    def __init__(self, original: Source, plan: Plan) -> None:
-        self.original, self.plan, self.source = original, plan, original.source
+    def __init__(self, original: Source, plan: Plan, folder: Path) -> None:
+        self.original, self.plan, self.source, self.folder = original, plan, original.source, folder
         self.rows = {part.name: part.shape[0] for part in plan.parts}
 
     @property
@@ -52,15 +53,18 @@ class Hollow:
         """Some rows of it."""
         return self.original.read_rows(name, start, stop)
 
-    @property
-    def folder(self) -> Path:
-        """Where the original's files lie."""
-        return self.original.folder
-
     def planes(self, part: str) -> PackedWeight:
         """One packed weight."""
-        rows, spec = self.rows[part], self.plan.specs[part]
-        return spec.read(rows, {name: _filled(name, a) for name, a in spec.plan(rows).arrays.items()})
+        return _empty(self.rows[part], self.plan.specs[part])
+
+
+def _empty(rows: int, spec: Spec) -> PackedWeight:
+    if isinstance(spec, RowSpec):
+        # Rows of a class lie anywhere, as they do in a vocabulary.
+        order = torch.randperm(rows, generator=torch.Generator().manual_seed(0))
+        classes = torch.arange(len(spec.sizes), dtype=torch.uint8).repeat_interleave(torch.tensor(spec.sizes))[order]
+        return RowClasses.join(classes, [_empty(*one) for one in zip(spec.sizes, spec.formats, strict=True)])
+    return spec.read(rows, {name: _filled(name, array) for name, array in spec.plan(rows).arrays.items()})
 
 
 def _filled(name: str, array: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ Rows = Callable[[int, int], Tensor]
 class _Patched:
     """The tensors of a model by their names in it, some of them others."""
 
-    def __init__(self, model: Model, changed: Mapping[str, Rows]) -> None:
-        self.model, self.changed = model, changed
+    def __init__(self, model: Model, changed: Mapping[str, Rows], kept: Mapping[str, Tensor]) -> None:
+        self.model, self.changed, self.kept = model, changed, kept
         self.parts = {part.tensor: part for part in model.parts}
 
     @property
@@ -30,6 +30,8 @@ class _Patched:
 
     def read(self, name: str) -> Tensor:
         """One tensor."""
+        if name in self.kept:
+            return self.kept[name]
         part = self.parts.get(name)
         return self.model.read(name) if part is None else self.read_rows(name, 0, part.shape[0])
 
@@ -45,7 +47,7 @@ class _Shape:
         self.shape = shape
 
 
-def patched(model: Model, changed: Mapping[str, Rows]) -> Model:
-    """The model with other weights for some parts, by name."""
+def patched(model: Model, changed: Mapping[str, Rows], kept: Mapping[str, Tensor] | None = None) -> Model:
+    """The model with other weights for some parts, by name, and other tensors beside them, by tensor name."""
     module = copy.deepcopy(model.module)
-    return Model(module, model.anatomy, _Patched(model, changed), model.config, model.source)
+    return Model(module, model.anatomy, _Patched(model, changed, kept or {}), model.config, model.source)

@@ -1,0 +1,63 @@
+"""Above eight bits: codes have no more, so that what a budget leaves goes into finer scales.
+
+Groups of 32 and of 16 columns narrow the range that the codes of a group span (of normal weights to about 0.86 and 0.75
+of that of 64), and scales of their own in half precision are met more closely than eight bits of a row's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from tailorbird.allocate.uniform import outside
+from tailorbird.anatomy.part import Part
+from tailorbird.formats import PlaneSpec, Spec
+from tailorbird.formats.spec import MAX_BITS
+
+# Columns of a group by steps above eight bits; the last step has half scales too.
+GROUPS = (32, 16, 16)
+LEVELS = MAX_BITS + len(GROUPS)
+
+
+def finer(spec: Spec, steps: int) -> Spec:
+    """A format of affine planes with finer scales.
+
+    Args:
+        spec: the format; one that is no affine planes comes back as it is.
+        steps: above eight bits; 0 or less is none.
+    """
+    if steps < 1 or not isinstance(spec, PlaneSpec):
+        return spec
+    size = GROUPS[steps - 1]
+    if size < spec.group_size and spec.group_size % size == 0:
+        spec = replace(spec, bits=(max(spec.bits),) * (spec.cols // size), group_size=size)
+    return replace(spec, scale="fp16") if steps == len(GROUPS) else spec
+
+
+def topped(
+    specs: Mapping[str, Spec],
+    parts: Sequence[Part],
+    spec_of: Callable[[Part, int], Spec],
+    cost_of: Callable[[Part, Spec], int],
+    limit: int,
+) -> Mapping[str, Spec]:
+    """Formats by part name that use what the largest plan of whole bits leaves of a limit.
+
+    Args:
+        specs: what is chosen where that plan does not fit.
+        parts: what is to be stored.
+        spec_of: the format of a part at up to `LEVELS` bits.
+        cost_of: bytes of a part in a format.
+        limit: bytes for all parts together.
+    """
+    found = {part.name: spec_of(part, MAX_BITS) for part in parts}
+    left = limit - sum(cost_of(part, found[part.name]) for part in parts)
+    if left < 0:
+        return specs
+    for level in range(MAX_BITS + 1, LEVELS + 1):
+        for part in sorted(parts, key=outside):
+            raised = spec_of(part, level)
+            step = cost_of(part, raised) - cost_of(part, found[part.name])
+            if 0 < step <= left:
+                found[part.name], left = raised, left - step
+    return found
