@@ -96,7 +96,10 @@ class Plan:
 
 def _check_sizes(parts: Sequence[Part], formats: Sequence[Any], stored: int, error: type[TailorbirdError]) -> None:
     """A weight takes a bit at least, a group of a row a byte."""
-    groups = [groups_in(form, part.shape[1]) for part, form in zip(parts, formats, strict=True)]
+    try:
+        groups = [groups_in(form, part.shape[1]) for part, form in zip(parts, formats, strict=True)]
+    except UsageError as cause:
+        raise error(f"this is not a plan: {cause.message}", hint=cause.hint) from cause
     of_rows = sum(part.shape[0] * count for part, count in zip(parts, groups, strict=True))
     if sum(part.numel for part in parts) > 8 * stored or of_rows > stored or sum(groups) > _MAX_GROUPS:
         raise error(

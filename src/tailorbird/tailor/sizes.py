@@ -28,7 +28,7 @@ def check_sizes(name: str, shape: Mapping[str, Any], tensors: Tensors) -> None:
     """
     if name not in KINDS or shape.get("form", "dot") != "dot":
         raise ArtifactError(f"no device runs this {name!r}", hint=f"there are: {', '.join(KINDS)}")
-    sizes = {key: shape.get(key) for key in ("items", "length", "width", "layers", "heads")}
+    sizes: dict[str, Any] = {key: shape.get(key) for key in ("items", "length", "width", "layers", "heads")}
     odd = [key for key, size in sizes.items() if type(size) is not int or size < 1]
     # Every layer has tensors: names of more layers than there are tensors need not be written down.
     if odd or sizes["width"] % sizes["heads"] or (name != "din" and sizes["layers"] > len(tensors)):
