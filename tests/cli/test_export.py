@@ -81,6 +81,9 @@ def test_refused_and_solved_anew(call: Any, tiny: Path, text: Path, tmp_path: Pa
 def test_gguf(call: Any, artifact: Path, tmp_path: Path) -> None:
     done = call("export", artifact, "--to", "gguf", "--out", tmp_path / "out", "--set", "loss=1")
     assert done.code == 0 and "note: Q" in done.out, done.err
+    assert "solve it anew for the target: tailorbird compress" in done.out and "--target gguf-exact" in done.out
+    assert f"the export as it is: {(tmp_path / 'out' / 'model.gguf').stat().st_size:,} bytes, " in done.out
+    assert "packed weights solved anew: " in done.out and "(estimated by rounding to its formats)" in done.out
     assert call("verify", tmp_path / "out").code == 0
     refused = call("export", artifact, "--to", "gguf", "--out", tmp_path / "new", "--refit")
     assert refused.code == 2 and "--refit needs the original" in refused.err and "--original MODEL" in refused.err

@@ -51,7 +51,7 @@ SURFACE = {
     "verify": {"artifact"},
     "export": {"artifact", "--to", "--out", "--dtype", "--set", "--reencode", "--refit", "--original"}
     | {"--data", "--samples", "--length", "--seed", "--budget"},
-    "bench": {"model", "--decode-tokens", "--prefill-tokens", "--runs", "--threads", "--dense"},
+    "bench": {"model", "--decode-tokens", "--prefill-tokens", "--runs", "--temperature", "--threads", "--dense"},
     "profile": {"--out", "--threads"},
     "methods": set(),
     "demo": {"--out", "--method", "--budget", "--model"},

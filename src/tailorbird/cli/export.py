@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 
 from tailorbird.cli.compress import options_of
 from tailorbird.cli.options import Folder, Json, Recipe
-from tailorbird.cli.session import session
+from tailorbird.cli.session import Session, session
 from tailorbird.errors import UsageError
 
 if TYPE_CHECKING:
@@ -78,6 +79,10 @@ def command(
     if this.json:
         this.emit(found)
         return
+    _show(this, done, found)
+
+
+def _show(this: Session, done: Exported, found: Mapping[str, Any]) -> None:
     if done.changes:
         from tailorbird.cli.tables import changes_table
 
@@ -87,7 +92,7 @@ def command(
             this.line(line)
     check = done.check
     same = "every weight is the artifact's" if done.exact else f"weights differ by {check.error:.2g} at most"
-    this.line(f"{out}: {done.nbytes:,} bytes for {to}; the artifact has {done.artifact_nbytes:,}")
+    this.line(f"{done.folder}: {done.nbytes:,} bytes for {done.target}; the artifact has {done.artifact_nbytes:,}")
     this.line(f"{check.library} read back {check.parts} tensors: {same}{f' ({check.why})' if check.why else ''}")
     for note in check.notes:
         this.line(f"note: {note}")
