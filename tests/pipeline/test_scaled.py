@@ -32,13 +32,13 @@ def test_awq(model_of: Any, text: Path, tmp_path: Path, family: str, options: di
     folder = model_of(family)
     given: dict[str, Any] = {
         "method": "awq",
-        "budget": "11bits",
+        "budget": "8bits",
         "data": text,
         "options": {"grid": 4, "rows": False} | options,
         **SMALL,
     }
     artifact = compress(folder, tmp_path / "a", **given).artifact
-    ready = prepare(folder, "awq", "11bits", given["options"])
+    ready = prepare(folder, "awq", "8bits", given["options"])
     assert sum(path.stat().st_size for path in artifact.folder.glob("*.safetensors")) == ready.weight_bytes
     assert verify(artifact.folder).digest == artifact.digest
     words = tmp_path / "words.txt"

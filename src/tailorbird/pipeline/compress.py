@@ -84,16 +84,14 @@ def compress(
         data: calibration text (file or ``hub:`` name), None for the packaged text; input batches for a module.
         samples, length, seed: calibration windows, tokens of one, and the seed of every random choice.
         plan, target: an edited plan to apply; a runtime whose rules the plan obeys, so that exports change no weight.
-        allocate: how bits are shared out among the parts, see `tailorbird.pipeline.asked.ALLOCATORS`.
-        refine: how often at most they are shared out anew after the finished model showed what it really lost.
-        profile: measured costs that ``ohq`` weighs.
+        allocate, profile: who shares out bits, see `tailorbird.pipeline.asked.ALLOCATORS`; costs that ``ohq`` weighs.
+        refine: how often at most that is done anew, by what the finished model really lost.
         context, cache: tokens whose keys and values a budget in bytes counts, and how these are kept.
         resume: go on with an unfinished job of the same options; a finished one is given back as it is.
         progress, before: told about every finished piece; the prepared job before its work begins, which it may refuse.
 
     Returns:
-        The artifact with what was measured on the way. The same arguments give the same artifact digest on the
-        same machine, killed and resumed or not.
+        The artifact and what was measured; the same arguments give the same digest on a machine, killed or not.
 
     Raises:
         TailorbirdError: see the subclasses; nothing that was there before is lost.

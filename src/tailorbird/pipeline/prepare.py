@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tailorbird.allocate.finer import finer, topped
 from tailorbird.allocate.rules import FREE, Rules
-from tailorbird.allocate.uniform import uniform
+from tailorbird.allocate.uniform import outside, uniform
 from tailorbird.anatomy import Model, Part
 from tailorbird.anatomy.generic import GENERIC
 from tailorbird.artifact import targets
@@ -112,7 +112,8 @@ class Prepared:
 
     def spec(self, part: Part, bits: int) -> Spec:
         """The format of a part at a number of bits, under the rules; above eight, eight with finer scales."""
-        found = finer(self.method.spec(part, min(bits, MAX_BITS)), bits - MAX_BITS)
+        own = self.method.own_format and not outside(part)
+        found = finer(self.method.spec(part, min(bits, MAX_BITS)), 0 if own else bits - MAX_BITS)
         return self.method.fitting(part, self.rules.chosen(part, found))
 
     def topped(self, specs: Mapping[str, Spec], room: int) -> Mapping[str, Spec]:
