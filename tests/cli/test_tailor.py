@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from tailorbird.cli.main import call
+from tailorbird.tailor.intellectreq import FORMS
+from tailorbird.tailor.requests import POLICIES
 
 SHAPE = ["--shape", "length=8", "--shape", "width=8", "--shape", "layers=1"]
 QUICK = ["--set", "epochs=1", "--set", "samples=2000", "--set", "batch=500"]
@@ -106,7 +108,7 @@ def test_simulate(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     found = json.loads(capsys.readouterr().out)
     assert found["devices"] == 20 and found["events"] == 3
     rows = {(row["policy"], row["budget"]): row for row in found["rows"]}
-    assert {policy for policy, _ in rows} == {"every", "drift", "random", "intellectreq", "intellectreq gain"}
+    assert {policy for policy, _ in rows} == {*POLICIES, *FORMS}
     for policy, _ in rows:
         never, always = rows[policy, 0], rows[policy, 1]
         assert never["requests"] == 0 and always["requests"] == 2 and always["bytes_down"] > never["bytes_down"] > 0

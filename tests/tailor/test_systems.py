@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tailorbird.errors import UsageError
+from tailorbird.errors import ArtifactError, UsageError
 from tailorbird.tailor import folder as tailored
 from tailorbird.tailor.device import load
 from tailorbird.tailor.head import NAMES, mapped
@@ -47,7 +50,8 @@ def base(tmp_path_factory: pytest.TempPathFactory, data: Sequences) -> Path:
     about = {"data": {"name": "made", "digest": data.digest, "split": "last-3"}}
     folder.save(out / "trunk", made("sasrec", items=ITEMS), (), about)
     for name in SYSTEMS:
-        tailor_and_test(out / "trunk", data, out / name, SETTINGS | extra(name), system=name)
+        budget = 0.5 if name == "duet" else None
+        tailor_and_test(out / "trunk", data, out / name, SETTINGS | extra(name), system=name, budget=budget)
     return out
 
 
@@ -95,6 +99,49 @@ def test_a_device_has_what_the_cloud_meant(base: Path, data: Sequences, name: st
         state = device.state(history.tolist())
         table = device.tensors["items.weight"]
         np.testing.assert_allclose(device.scores(history.tolist()), table @ mapped(state, patched), atol=0.05)
+
+
+def test_a_device_knows_when_to_ask(base: Path, data: Sequences) -> None:
+    """Before the first patch, and then as the detector of the folder says of the state at the request."""
+    whole, device = tailored.read(base / "duet"), load(base / "duet")
+    facts = whole.about["detector"]
+    assert facts["budget"] == 0.5 and facts["devices"] == 5 and facts["rate"] <= 0.5
+    history = data.items[:6].tolist()
+    assert device.asks(history) and device.asking is not None
+    device.take(whole.message(data.items[:4]), history[:4])
+    for end in (4, 5, 6):
+        wanted = device.asking.scores(device.state(history[:end])[None], device.state(history[:4])[None])[0]
+        for threshold, asks in ((wanted - 1e-3, True), (wanted + 1e-3, False)):
+            device.asking = dataclasses.replace(device.asking, threshold=float(threshold))
+            assert device.asks(history[:end]) == asks
+    device.take(whole.message(data.items[:6]))  # of no known history
+    assert device.asks(history)
+    with pytest.raises(UsageError, match="no detector"):
+        load(base / "diet").asks(history)
+
+
+@pytest.mark.parametrize("key", ["version", "manifest", "tensors", "threshold", "budget", "published", None])
+def test_damaged_detectors(base: Path, tmp_path: Path, key: str | None) -> None:
+    out = tmp_path / "damaged"
+    shutil.copytree(base / "duet", out)
+    if key is None:
+        file = out / "requester.safetensors"
+        file.write_bytes(file.read_bytes()[:-1] + b"!")
+    else:
+        about = json.loads((out / "requester.json").read_text())
+        (out / "requester.json").write_text(json.dumps(about | {key: "other"}))
+    for read in (tailored.read, load):
+        with pytest.raises(ArtifactError, match="no detector"):
+            read(out)
+
+
+def test_refused_before_anything_is_trained(base: Path, tmp_path: Path, data: Sequences) -> None:
+    def train(**options: Any) -> None:
+        tailor_and_test(base / "trunk", data, tmp_path / "x", SETTINGS, pytest.fail, **options)
+
+    for options in ({"budget": 0.0}, {"budget": 1.0}, {"budget": 0.5, "detector": "nobody"}):
+        with pytest.raises(UsageError):
+            train(**options)
 
 
 @pytest.mark.parametrize("name", [*SYSTEMS, "trunk"])

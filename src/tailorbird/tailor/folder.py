@@ -1,8 +1,8 @@
 """A tailored model on disk: the trunk's folder, a manifest, and for the cloud what makes heads.
 
 A device needs `recommender.json`, `model.safetensors` (or the folder `trunk` with packed weights), `manifest.json` and,
-where there is one, `personal.safetensors` (`device.load`); `generator.safetensors` and `tailor.json` never leave the
-cloud.
+where there are such, `personal.safetensors` and the detector's `requester.json` and `requester.safetensors`
+(`device.load`); `generator.safetensors` and `tailor.json` never leave the cloud.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tailorbird.errors import ModelError, UsageError
 from tailorbird.files import atomic_folder, read_json, write_json
 from tailorbird.formats.safetensors_header import read_header, read_tensor
 from tailorbird.formats.safetensors_write import write
+from tailorbird.tailor import ask
 from tailorbird.tailor import trunk as trunks
 from tailorbird.tailor.device import COMPRESSED, MANIFEST, PERSONAL
 from tailorbird.tailor.head import manifest_for, with_head
@@ -49,6 +50,7 @@ class Tailored:
         window: events the generator reads.
         about: what `tailor.json` and `recommender.json` say.
         personal: tensors the trunk carries for its system.
+        asking: the detector for its devices.
     """
 
     trunk: Recommender
@@ -58,6 +60,7 @@ class Tailored:
     window: int
     about: Mapping[str, Any]
     personal: Mapping[str, Floats] = field(default_factory=dict)
+    asking: ask.Asking | None = None
 
     @property
     def tensors(self) -> dict[str, Floats]:
@@ -90,6 +93,9 @@ def save(out: Path, trunk: Path, tailored: Tailored, settings: Settings, facts: 
             shutil.copytree(packed, aside / COMPRESSED)
         if tailored.personal:
             write(aside / PERSONAL, {n: torch.from_numpy(v).contiguous() for n, v in tailored.personal.items()})
+        if tailored.asking is not None:
+            write(aside / ask.TENSORS, {n: torch.from_numpy(v) for n, v in tailored.asking.tensors.items()})
+            write_json(aside / ask.CONFIG, tailored.asking.to_json(tailored.manifest))
         write(aside / GENERATOR, {n: tensor.contiguous() for n, tensor in tailored.maker.state_dict().items()})
         write_json(aside / MANIFEST, tailored.manifest.to_json())
         system = {"method": tailored.system.name, "options": asdict(tailored.system)}
@@ -101,6 +107,7 @@ def read(path: Path) -> Tailored:
 
     Raises:
         ModelError: missing, damaged, or its parts do not belong together.
+        ArtifactError: the same of its detector.
     """
     trunk, about = trunks.read(path)
     if not (path / CONFIG).exists():
@@ -124,4 +131,5 @@ def read(path: Path) -> Tailored:
     maker.load_state_dict(found)
     torch.manual_seed(0)
     maker.eval().requires_grad_(False)
-    return Tailored(trunk, system, maker, manifest, window, dict(about) | dict(words), system.personal(maker))
+    asking = ask.read(path, manifest, trunk.shape.width)
+    return Tailored(trunk, system, maker, manifest, window, dict(about) | dict(words), system.personal(maker), asking)

@@ -15,6 +15,7 @@ from tailorbird.errors import UsageError
 from tailorbird.method import read_options
 from tailorbird.tailor import folder
 from tailorbird.tailor import trunk as trunks
+from tailorbird.tailor.detect import check, with_detector
 from tailorbird.tailor.head import NAMES
 from tailorbird.tailor.learn import Settings, Told, heads_for, scorer
 from tailorbird.tailor.manifest import digest_of
@@ -42,6 +43,8 @@ def tailor_and_test(
     told: Told = lambda row: None,
     *,
     system: str = "duet",
+    budget: float | None = None,
+    detector: str = "intellectreq",
     resume: bool = False,
 ) -> dict[str, Any]:
     """Train a system for a trunk, choose its epochs on validation, test it once beside the trunk, and save it.
@@ -53,6 +56,8 @@ def tailor_and_test(
         settings: fields of `Settings` and options of the system, as values or text.
         told: called after every epoch.
         system: name of one of `systems.SYSTEMS`.
+        budget: train a detector too, that asks at about this share of events.
+        detector: one of `intellectreq.FORMS`.
         resume: go on with an interrupted training of the same options; the result is the same.
 
     Returns:
@@ -60,7 +65,8 @@ def tailor_and_test(
 
     Raises:
         UsageError: other data than the trunk's, an unknown system or setting, `out` exists, or there is an unfinished
-            training and none was to be resumed.
+            training and none was to be resumed; see `detect.check`.
+        DataError: a detector is wanted, and the split is no stream.
     """
     way, chosen = _chosen(system, settings or {})
     work = out.with_name(f"{out.name}.training")
@@ -72,6 +78,8 @@ def tailor_and_test(
     split = split_of(about, data)
     if trunk.name not in TRUNKS or (isinstance(trunk, DIN) and trunk.shape.form == "published"):
         raise UsageError(f"this {trunk.name} has no state that a head can take", hint=f"train {' or '.join(TRUNKS)}")
+    if budget is not None:
+        check(budget, detector, split, trunk)
     log: list[dict[str, Any]] = []
 
     def heard(row: dict[str, Any]) -> None:
@@ -87,6 +95,8 @@ def tailor_and_test(
     tailored = finished(way, trunk, maker, split, chosen.window, about)
     payload = len(tailored.message(split.history(int(split.test.user[0]), int(split.test.at[0]))))
     facts = {"log": log, "payload": payload, "test": figures(trunk, maker, split, chosen.window, way.name)}
+    if budget is not None:
+        tailored, facts["detector"] = with_detector(tailored, split, budget, detector)
     folder.save(out, trunk_folder, tailored, chosen, facts)
     forget(work)
     return {"trunk": trunk.name, "system": way.name, "data": about["data"], "settings": job["settings"]} | facts
