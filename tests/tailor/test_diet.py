@@ -8,9 +8,10 @@ import torch
 from torch.nn import functional
 
 from tailorbird.errors import UsageError
-from tailorbird.tailor.diet import Diet, patch_of, straight_through
-from tailorbird.tailor.duet import behind, through
-from tailorbird.tailor.head import NAMES, manifest_for, with_head
+from tailorbird.tailor.device import Device
+from tailorbird.tailor.diet import Diet, Dieting, patch_of, straight_through
+from tailorbird.tailor.duet import Static, behind, through
+from tailorbird.tailor.head import BLOCK, NAMES, manifest_for, mapped, unrolled, with_head
 from tailorbird.tailor.learn import Settings, train
 from tailorbird.tailor.patch import apply
 from tailorbird.tailor.wire import encode, receive
@@ -53,6 +54,47 @@ def test_masks_as_bits(share: float) -> None:
         heads = maker(vectors, counts)
         for name in NAMES:
             np.testing.assert_array_equal(found[name], heads[name][row].detach().numpy())
+
+
+def test_dieting_is_one_block_and_a_mask_a_layer() -> None:
+    """With equal masks the head is a network that runs the same layer twice: a plain loop over the one block."""
+    model, maker = made("sasrec"), Dieting(HEAD)
+    ids, counts = behind(HISTORIES, 8)
+    vectors = model.items(ids)
+    block = {name: tensor.numpy() for name, tensor in maker.frozen().items()}
+    assert {n: b.shape for n, b in block.items()} == {BLOCK[0]: (WIDTH, WIDTH), BLOCK[1]: (WIDTH,)}
+    assert not [n for n in maker.state_dict() if n.replace("_", ".") in NAMES]  # stored once, on both sides
+    one, other = maker.masks(vectors, counts)
+    assert not torch.equal(one, other) and not torch.equal(one[0], one[1])  # by layer, and by user
+    with torch.no_grad():
+        maker.layers[1] = maker.layers[0]
+    masks = maker.masks(vectors, counts)
+    assert torch.equal(*masks)
+    trunk = with_head(arrays(model), WIDTH) | unrolled(block)
+    manifest = manifest_for(trunk)
+    device, state = Device(model.name, model.shape.to_json(), trunk, manifest), np.ones(WIDTH, np.float32)
+    for row in range(2):
+        message = encode(patch_of(masks, row, manifest), trunk, manifest)
+        assert len(message) <= 47 + 2 * WIDTH * WIDTH // 8
+        device.take(message)
+        kept, x = block[BLOCK[0]] * masks[0][row].detach().numpy(), state
+        for layer in range(2):
+            x = kept @ x + block[BLOCK[1]]
+            x = x if layer else np.tanh(x)
+        np.testing.assert_allclose(mapped(state, device.tensors), state + x, atol=1e-6)
+        heads = {name: tensor[row : row + 1] for name, tensor in maker(vectors, counts).items()}
+        np.testing.assert_allclose(through(torch.from_numpy(state)[None], heads)[0].detach(), state + x, atol=1e-6)
+
+
+def test_a_tied_head_learns(cycles: Sequences) -> None:
+    """One block in both layers, near the trunk to begin with, and gradients reach it."""
+    trunk, head = made("sasrec", items=12), Static(WIDTH, tied=True)
+    assert sum(value.numel() for value in head.parameters()) == WIDTH * (WIDTH + 1)
+    assert torch.equal(head.head()[NAMES[0]], head.head()[NAMES[2]])
+    state = torch.randn(1, WIDTH)
+    assert (through(state, head(state[:, None], torch.ones(1))) - state).norm() < 0.05 * state.norm()
+    log = train(trunk, head, leave_one_out(cycles), Settings(epochs=3, batch=64, rate=0.01))
+    assert log[-1]["ndcg@10"] > log[0]["ndcg@10"]
 
 
 def test_training_moves_the_masks_and_not_the_head(cycles: Sequences) -> None:

@@ -25,7 +25,7 @@ def shaken(clip: float = 0.5, published: bool = False) -> Editor:
     torch.manual_seed(2)
     editor = Editor(WIDTH, clip, published=published)
     with torch.no_grad():
-        for weight in editor.weights:
+        for weight in () if published else editor.weights:
             weight.add_(torch.randn_like(weight))
     return editor
 
@@ -71,6 +71,19 @@ def test_layers_know_of_each_other() -> None:
     codes = editor.codes(model.items(ids), counts)
     assert codes.shape == (3, LAYERS, WIDTH) and codes.abs().max() <= 1
     assert not torch.allclose(codes[:, 0], codes[:, 1])
+
+
+def test_one_layer_is_one_step_of_a_gru() -> None:
+    model, editor = made("sasrec"), shaken()
+    cell = torch.nn.GRUCell(WIDTH, WIDTH)
+    editor.across = torch.nn.GRU(WIDTH, WIDTH, 1, batch_first=True)
+    editor.across.load_state_dict({f"{name}_l0": value for name, value in cell.state_dict().items()})
+    ids, counts = behind(HISTORIES, 8)
+    with torch.no_grad():
+        read, _ = editor.gru(torch.tanh(editor.into(model.items(ids) * WIDTH**0.5)))
+        q = editor.code(read[torch.arange(3), counts - 1])
+        wanted = torch.tanh(editor.layer(cell(q)))
+        torch.testing.assert_close(editor.codes(model.items(ids), counts), wanted[:, None])
 
 
 def test_smallest_edit_decides() -> None:

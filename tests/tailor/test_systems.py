@@ -18,6 +18,7 @@ from tailorbird.tailor.device import load
 from tailorbird.tailor.head import NAMES, mapped
 from tailorbird.tailor.learn import heads_for
 from tailorbird.tailor.patch import apply
+from tailorbird.tailor.persona import Persona
 from tailorbird.tailor.run import tailor_and_test
 from tailorbird.tailor.simulate import simulate
 from tailorbird.tailor.systems import SYSTEMS
@@ -29,6 +30,9 @@ from .conftest import made
 
 ITEMS = 30
 SETTINGS: dict[str, Any] = {"epochs": 2, "batch": 64, "rate": 0.01, "samples": 200}
+
+
+PERSONA = {"groups": 2, "clip": 0.5, "published": False, "dynamic": False}
 
 
 class Killed(Exception):
@@ -63,7 +67,7 @@ def extra(name: str) -> dict[str, Any]:
 def test_killed_and_resumed_is_the_same(base: Path, tmp_path: Path, data: Sequences, name: str) -> None:
     out, options = tmp_path / "cut", SETTINGS | extra(name)
     stages = len({row["stage"] for row in tailored.read(base / name).about["log"]})
-    assert stages == {"duet": 1, "diet": 2, "persona": 4}[name]
+    assert stages == {"duet": 1, "diet": 2, "dieting": 2, "persona": 4}[name]
     seen = []
 
     def told(row: dict[str, Any]) -> None:
@@ -99,6 +103,25 @@ def test_a_device_has_what_the_cloud_meant(base: Path, data: Sequences, name: st
         state = device.state(history.tolist())
         table = device.tensors["items.weight"]
         np.testing.assert_allclose(device.scores(history.tolist()), table @ mapped(state, patched), atol=0.05)
+
+
+@pytest.mark.parametrize("options", [{"published": "true"}, {"dynamic": "true"}])
+def test_forms_of_persona(base: Path, tmp_path: Path, data: Sequences, options: dict[str, str]) -> None:
+    """By an option from training to a device; what is random is saved, and every user has the patch that was meant."""
+    out, quick = tmp_path / "made", SETTINGS | {"epochs": 1, "groups": 2}
+    tailor_and_test(base / "trunk", data, out, quick | options, system="persona")
+    whole, device = tailored.read(out), load(out)
+    assert isinstance(whole.maker, Persona) and whole.about["options"] == PERSONA | {next(iter(options)): True}
+    histories = [data.items[:5], data.items[20:29], data.items[40:41]]
+    heads = heads_for(whole.trunk, whole.maker, histories, whole.window)
+    for row, history in enumerate(histories):
+        device.take(whole.message(history))
+        for key in NAMES:
+            np.testing.assert_allclose(device.tensors[key], heads[key][row].numpy(), atol=0.51 * 0.5 / 127)
+    if "published" in options:
+        first, second = (dict(editor.named_buffers()) for editor in whole.maker.editors)
+        assert all(torch.equal(first[name], second[name]) for name in first) and first["weight0"].abs().max() > 1
+    assert whole.maker.dynamic == ("dynamic" in options)
 
 
 def test_a_device_knows_when_to_ask(base: Path, data: Sequences) -> None:
@@ -157,7 +180,9 @@ def test_options_and_refusals(base: Path, tmp_path: Path, data: Sequences) -> No
         tailor_and_test(base / "trunk", data, tmp_path / "x", system="nobody")
     with pytest.raises(UsageError, match="share"):
         tailor_and_test(base / "trunk", data, tmp_path / "x", {"share": 0.3}, system="duet")
-    assert tailored.read(base / "persona").about["options"] == {"groups": 2, "clip": 0.5}
+    assert tailored.read(base / "persona").about["options"] == PERSONA
+    block, both = ((base / name / "personal.safetensors").stat().st_size for name in ("dieting", "diet"))
+    assert block < 0.6 * both
     assert torch.equal(*(torch.from_numpy(tailored.read(base / "diet").personal[NAMES[0]]) for _ in range(2)))
     sizes = {name: len(tailored.read(base / name).message(data.items[:5])) for name in SYSTEMS}
     assert sizes["diet"] < sizes["duet"]

@@ -29,7 +29,7 @@ def trained(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="epochs, samples, window, lag, rate, seed ..."),
     ] = None,
-    system: Annotated[str, typer.Option("--system", help="duet, diet or persona.")] = "duet",
+    system: Annotated[str, typer.Option("--system", help="duet, diet, dieting or persona.")] = "duet",
     budget: Annotated[
         float | None,
         typer.Option("--budget", help="Train a detector too, that asks at this share of events; above 0, below 1."),

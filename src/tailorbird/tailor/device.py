@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from tailorbird.errors import ArtifactError, UsageError
 from tailorbird.files import read_json
 from tailorbird.tailor import ask
-from tailorbird.tailor.head import manifest_for, mapped, with_head
+from tailorbird.tailor.head import manifest_for, mapped, unrolled, with_head
 from tailorbird.tailor.manifest import Floats, Manifest, Tensors, digest_of, manifest_of_json
 from tailorbird.tailor.unpack import PLAN, unpacked
 from tailorbird.tailor.wire import receive
@@ -130,7 +130,7 @@ def load(folder: Path) -> Device:
     manifest = manifest_of_json(read_json(folder / MANIFEST)) if tailored else None
     try:
         trunk = with_head(_trunk(folder, int(about["shape"]["layers"])), int(about["shape"]["width"]))
-        trunk |= load_file(folder / PERSONAL) if (folder / PERSONAL).exists() else {}
+        trunk |= unrolled(load_file(folder / PERSONAL)) if (folder / PERSONAL).exists() else {}
         promise = manifest or manifest_for(trunk)
         asking = ask.read(folder, promise, int(about["shape"]["width"])) if tailored else None
         return Device(str(about["name"]), about["shape"], trunk, promise, asking)

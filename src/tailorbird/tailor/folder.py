@@ -23,7 +23,7 @@ from tailorbird.formats.safetensors_write import write
 from tailorbird.tailor import ask
 from tailorbird.tailor import trunk as trunks
 from tailorbird.tailor.device import COMPRESSED, MANIFEST, PERSONAL
-from tailorbird.tailor.head import manifest_for, with_head
+from tailorbird.tailor.head import manifest_for, unrolled, with_head
 from tailorbird.tailor.learn import Settings
 from tailorbird.tailor.manifest import Floats, Manifest, manifest_of_json
 from tailorbird.tailor.patch import Patch
@@ -49,7 +49,7 @@ class Tailored:
         manifest: of trunk and head.
         window: events the generator reads.
         about: what `tailor.json` and `recommender.json` say.
-        personal: tensors the trunk carries for its system.
+        personal: tensors the trunk carries for its system, as they are stored.
         asking: the detector for its devices.
     """
 
@@ -65,7 +65,7 @@ class Tailored:
     @property
     def tensors(self) -> dict[str, Floats]:
         """The trunk's as a device has them, head and prototypes included."""
-        return tensors_of(self.trunk) | dict(self.personal)
+        return tensors_of(self.trunk) | unrolled(self.personal)
 
     def patches(self, histories: Sequence[Ints]) -> list[Patch]:
         """The patches of histories."""

@@ -10,12 +10,15 @@ what ranks is one product.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import numpy as np
 
 from tailorbird.tailor.manifest import Action, Floats, Manifest, Tensors, manifest_of
 
+T = TypeVar("T")
 NAMES = ("head.0.weight", "head.0.bias", "head.1.weight", "head.1.bias")
+BLOCK = ("head.weight", "head.bias")  # of both layers, where they are one
 ACTIONS: tuple[Action, ...] = ("replace", "edit", "mask", "skip")
 
 
@@ -27,6 +30,14 @@ def shapes(width: int) -> dict[str, tuple[int, ...]]:
 def with_head(trunk: Tensors, width: int) -> dict[str, Floats]:
     """A trunk and its head of zeros."""
     return dict(trunk) | {name: np.zeros(shape, np.float32) for name, shape in shapes(width).items()}
+
+
+def unrolled(tensors: Mapping[str, T]) -> dict[str, T]:
+    """Tensors with a block that is stored once in the place of both layers; others as they are."""
+    if BLOCK[0] not in tensors:
+        return dict(tensors)
+    head = {name: tensors[BLOCK[place % 2]] for place, name in enumerate(NAMES)}
+    return {name: tensor for name, tensor in tensors.items() if name not in BLOCK} | head
 
 
 def manifest_for(trunk: Tensors, max_abs: Mapping[str, float] | float = 8.0, max_bytes: int = 16_384) -> Manifest:

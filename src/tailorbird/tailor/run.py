@@ -16,7 +16,7 @@ from tailorbird.method import read_options
 from tailorbird.tailor import folder
 from tailorbird.tailor import trunk as trunks
 from tailorbird.tailor.detect import check, with_detector
-from tailorbird.tailor.head import NAMES
+from tailorbird.tailor.head import NAMES, unrolled
 from tailorbird.tailor.learn import Settings, Told, heads_for, scorer
 from tailorbird.tailor.manifest import digest_of
 from tailorbird.tailor.systems import System, find
@@ -130,13 +130,14 @@ def finished(
     cases = split.validation
     some = np.random.default_rng(0).permutation(len(cases))[:SOME]
     histories = [split.history(int(cases.user[i]), int(cases.at[i])) for i in some]
-    heads, personal = heads_for(trunk, maker, histories, window), way.personal(maker)
+    heads, stored = heads_for(trunk, maker, histories, window), way.personal(maker)
+    personal = unrolled(stored)
     bounds = {}
     for name in NAMES:
         own = [float(np.abs(value).max()) for key, value in personal.items() if key.endswith(name)]
         bounds[name] = max(1.0, SLACK * max(float(heads[name].abs().max()), *own, 0.0)) + way.bounds()["clip"]
     manifest = way.manifest(folder.tensors_of(trunk) | personal, bounds)
-    return folder.Tailored(trunk, way, maker, manifest, window, about, personal)
+    return folder.Tailored(trunk, way, maker, manifest, window, about, stored)
 
 
 def figures(trunk: Recommender, maker: nn.Module, split: Split, window: int, name: str) -> dict[str, Any]:

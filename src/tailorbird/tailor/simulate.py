@@ -75,8 +75,8 @@ def simulate(
 
     Returns:
         ``static``: quality without any head; ``rows``: policy, budget, rate, requests, bytes down and up a device and
-        quality; ``detector``: AUC of IntellectReq's on the test stream; ``against_random``: p-values of learned policies
-        at each budget.
+        quality; ``detector``: AUC of IntellectReq's on the test stream; ``against_random``: p-values of learned
+        policies at each budget.
     """
     told("validation stream")
     trial = fleet(tailored, split, "validation", devices)
