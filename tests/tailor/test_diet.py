@@ -11,7 +11,7 @@ from tailorbird.errors import UsageError
 from tailorbird.tailor.device import Device
 from tailorbird.tailor.diet import Diet, Dieting, patch_of, straight_through
 from tailorbird.tailor.duet import Static, behind, through
-from tailorbird.tailor.head import BLOCK, NAMES, manifest_for, mapped, unrolled, with_head
+from tailorbird.tailor.head import BLOCK, NAMES, manifest_for, mapped, shapes, unrolled, with_head
 from tailorbird.tailor.learn import Settings, train
 from tailorbird.tailor.patch import apply
 from tailorbird.tailor.wire import encode, receive
@@ -138,23 +138,21 @@ def test_filters_of_zeros_can_be_removed() -> None:
 
 @pytest.mark.parametrize("way", ["one mask", "masks"])
 def test_opposite_users(way: str) -> None:
-    """Two types of users want opposite signs of a feature: over one frozen random head, a mask a user tells them apart,
-    one mask for all can't."""
+    """Two types of users want opposite signs of a feature: over one frozen random head of width 256, a mask a user
+    tells them apart, one mask for all can't."""
     torch.manual_seed(0)
-    width, kinds = 32, torch.randn(2, 32)
-    maker = Diet({n: torch.randn(s) for n, s in zip(NAMES, [(32, 32), (32,), (32, 32), (32,)], strict=True)})
-    optimiser, direction = torch.optim.Adam(maker.parameters(), 0.01), torch.randn(width)
-    counts = torch.ones(256, dtype=torch.int64)
+    width = 256
+    kinds, direction, wants = torch.randn(2, width), torch.randn(width), torch.tensor([[False], [True]])
+    maker = Diet({name: torch.randn(shape) for name, shape in shapes(width).items()})
+    optimiser = torch.optim.Adam(maker.parameters(), 0.003)
+    seen, counts = kinds if way == "masks" else kinds[[0, 0]], torch.ones(2, dtype=torch.int64)
 
     def outcome() -> tuple[torch.Tensor, torch.Tensor]:
-        kind, feature = torch.randint(0, 2, (256,)), torch.randn(256)
-        seen = kinds[kind if way == "masks" else torch.zeros_like(kind)]
-        heads = maker(seen[:, None] / width**0.5, counts)
-        state = feature[:, None] * direction
-        mapped = through(state, heads, residual=False)
-        return mapped.mean(1), ((feature > 0) ^ (kind == 1)).float()
+        heads, feature = maker(seen[:, None] / width**0.5, counts), torch.randn(2, 128)
+        mapped = through(feature[:, :, None] * direction, heads, residual=False)
+        return mapped.mean(2).flatten(), ((feature > 0) ^ wants).float().flatten()
 
-    for _ in range(80):
+    for _ in range(10):
         logit, label = outcome()
         loss = functional.binary_cross_entropy_with_logits(logit, label)
         optimiser.zero_grad()

@@ -60,6 +60,15 @@ def test_budgets_are_kept(name: str, budget: float) -> None:
     assert rate(replay(STATES, POLICIES[name], threshold, seed=8)) == pytest.approx(budget, abs=0.05)
 
 
+@pytest.mark.parametrize("devices", [50, 1500])
+def test_a_budget_is_met_to_one_device(devices: int) -> None:
+    """Of scores that all differ, one decision a device: the share of requests is the budget within 1 / devices."""
+    states = np.random.default_rng(3).standard_normal((devices, 2, 4)).astype(np.float32)
+    for budget in (0.0, 0.013, 0.1, 0.3333, 0.5, 0.77, 0.999, 1.0):
+        share = rate(replay(states, drift, calibrate(states, drift, budget)))
+        assert 0 <= budget - share <= 1 / devices
+
+
 def test_constants_never_ask_at_an_inner_threshold() -> None:
     def constant(seen: Situation) -> np.ndarray:
         return np.zeros(len(seen.now), np.float32)

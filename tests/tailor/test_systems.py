@@ -16,11 +16,14 @@ from tailorbird.errors import ArtifactError, UsageError
 from tailorbird.tailor import folder as tailored
 from tailorbird.tailor.device import load
 from tailorbird.tailor.head import NAMES, mapped
+from tailorbird.tailor.intellectreq import FORMS
 from tailorbird.tailor.learn import heads_for
 from tailorbird.tailor.patch import apply
 from tailorbird.tailor.persona import Persona
+from tailorbird.tailor.requests import POLICIES
 from tailorbird.tailor.run import tailor_and_test
-from tailorbird.tailor.simulate import simulate
+from tailorbird.tailor.simulate import fleet, simulate
+from tailorbird.tailor.staleness import quality
 from tailorbird.tailor.systems import SYSTEMS
 from tailorbird.tasks.sequences.dataset import Sequences
 from tailorbird.tasks.sequences.split import last_events
@@ -173,6 +176,23 @@ def test_any_folder_is_simulated(base: Path, data: Sequences, name: str) -> None
     found = simulate(tailored.read(base / name), last_events(data, 3), budgets=(0.0, 1.0), devices=6)
     rows = {(row["policy"], row["budget"]): row for row in found["rows"]}
     assert found["devices"] == 6 and rows["every", 1.0]["requests"] == 2 and found["payload"] > 0
+
+
+def test_bytes_and_ranks_without_and_with_every_request(base: Path, data: Sequences) -> None:
+    """Never: not a byte after the first head, and its ranks. Always: every patch, and the ranks of fresh heads."""
+    whole, split = tailored.read(base / "diet"), last_events(data, 3)
+    found, real = simulate(whole, split, budgets=(0.0, 1.0), devices=6), fleet(whole, split, devices=6)
+    rows = {(row["policy"], row["budget"]): row for row in found["rows"]}
+    messages = [[len(whole.message(real.stream.history(d, e))) for e in range(3)] for d in range(6)]
+    np.testing.assert_array_equal(real.nbytes, messages)
+    fresh = np.stack([real.table[:, event, event + 1] for event in range(3)], 1)
+    for policy in (*POLICIES, *FORMS):
+        never, always = rows[policy, 0.0], rows[policy, 1.0]
+        assert never["requests"] == 0 and always["requests"] == 2
+        assert 6 * never["bytes_down"] == pytest.approx(real.nbytes[:, 0].sum(), abs=1e-6)
+        assert 6 * always["bytes_down"] == pytest.approx(real.nbytes.sum(), abs=1e-6)
+        for row, ranks in ((never, real.table[:, :, 1]), (always, fresh)):
+            assert row["ndcg@10"]["mean"] == pytest.approx(quality(ranks)["ndcg@10"].mean, abs=1e-12)
 
 
 def test_options_and_refusals(base: Path, tmp_path: Path, data: Sequences) -> None:
