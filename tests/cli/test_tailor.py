@@ -35,7 +35,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "negatives=16",
         ]
         assert call(["train", "gru4rec", "--split", "last-3", "--out", str(out / "trunk"), *train]) == 0
-        assert call(["tailor", "train", str(out / "trunk"), "--out", str(out / "mine"), *QUICK]) == 0
+        assert call(["tailor", "train", str(out / "trunk"), "--out", str(out / "mine"), *QUICK, "--budget", "0.3"]) == 0
     return out
 
 
@@ -48,6 +48,9 @@ def test_trained(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     about = json.loads((folders / "mine" / "tailor.json").read_text())
     assert about["payload"] < 500 and about["log"][0]["epoch"] == 0
     assert {"trunk", "duet", "p"} == about["test"]["ndcg@10"].keys()
+    assert 0 < about["detector"]["rate"] <= 0.3 and about["detector"]["form"] == "intellectreq"
+    assert call(["tailor", "train", str(folders / "trunk"), "--out", "x", "--budget", "1"]) == 2
+    assert call(["tailor", "train", str(folders / "trunk"), "--out", "x", "--budget", "0.5", "--detector", "no"]) == 2
     assert call(["tailor", "train", str(folders / "trunk"), "--out", str(folders / "mine")]) == 2
     assert call(["tailor", "train", str(folders / "trunk"), "--out", "x", "--set", "epochs=no"]) == 2
     assert call(["tailor", "train", str(folders / "nowhere"), "--out", "x"]) == 3
@@ -135,7 +138,9 @@ def test_apply_needs_no_torch(folders: Path, tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\nfrom tailorbird.tailor.device import load, read_patch\n"
         f"device = load(Path({str(folders / 'mine')!r}))\n"
-        f"device.take(read_patch(Path({patch!r}), device.manifest))\n"
+        "assert device.asks([5])\n"
+        f"device.take(read_patch(Path({patch!r}), device.manifest), [5])\n"
+        "assert device.asks([5]) in (False, True)\n"
         "assert len(device.scores([5])) == 9067 and 'torch' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
