@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 
-from tailorbird.errors import ArtifactError, ModelError, UsageError
+from tailorbird.errors import ArtifactError, DataError, ModelError, UsageError
 from tailorbird.tailor import folder as tailored
-from tailorbird.tailor.device import load
+from tailorbird.tailor.detect import check
+from tailorbird.tailor.device import PERSONAL, load
 from tailorbird.tailor.head import NAMES, mapped
 from tailorbird.tailor.intellectreq import FORMS
 from tailorbird.tailor.learn import heads_for
@@ -161,6 +163,44 @@ def test_damaged_detectors(base: Path, tmp_path: Path, key: str | None) -> None:
             read(out)
 
 
+@pytest.mark.parametrize("change", [{"threshold": "0.5"}, {"threshold": True}, {"budget": float("nan")}, {"budget": 1}])
+def test_odd_words_of_detectors(base: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    shutil.copytree(base / "duet", tmp_path / "odd")
+    about = json.loads((tmp_path / "odd" / "requester.json").read_text())
+    (tmp_path / "odd" / "requester.json").write_text(json.dumps(about | change))
+    for read in (tailored.read, load):
+        with pytest.raises(ArtifactError, match="no detector"):
+            read(tmp_path / "odd")
+
+
+def test_a_detector_of_too_many_bytes_is_not_read(base: Path, tmp_path: Path) -> None:
+    shutil.copytree(base / "duet", tmp_path / "long")
+    with (tmp_path / "long" / "requester.safetensors").open("ab") as file:
+        file.write(bytes(2**17))
+    with pytest.raises(ArtifactError, match="too long"):
+        load(tmp_path / "long")
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "shape"),
+    [
+        ("dieting", "head.weight", (16, 15)), ("dieting", "head.bias", (15,)), ("dieting", "head.bias", None),
+        ("dieting", "head.0.weight", (16, 16)), ("dieting", "items.weight", (ITEMS + 1, 16)),
+        ("diet", "head.0.weight", (8, 8)), ("diet", "head.bias", (16,)),
+        ("persona", "prototype.1.head.0.weight", (16, 8)), ("persona", "prototype.1.items.weight", (16, 16)),
+    ],
+)  # fmt: skip
+def test_what_a_trunk_carries_has_the_sizes_of_a_head(
+    base: Path, tmp_path: Path, name: str, key: str, shape: tuple[int, ...] | None
+) -> None:
+    shutil.copytree(base / name, tmp_path / "bad")
+    own = load_file(tmp_path / "bad" / PERSONAL)
+    own = {n: v for n, v in own.items() if n != key} | ({} if shape is None else {key: np.zeros(shape, np.float32)})
+    save_file(own, tmp_path / "bad" / PERSONAL)
+    with pytest.raises(ArtifactError, match=r"of the head|block of both"):
+        load(tmp_path / "bad")
+
+
 def test_refused_before_anything_is_trained(base: Path, tmp_path: Path, data: Sequences) -> None:
     def train(**options: Any) -> None:
         tailor_and_test(base / "trunk", data, tmp_path / "x", SETTINGS, pytest.fail, **options)
@@ -183,6 +223,16 @@ def test_a_bad_budget_is_refused_before_anything_is_made(base: Path, data: Seque
     said: list[str] = []
     with pytest.raises(UsageError, match="budget"):
         simulate(tailored.read(base / "duet"), last_events(data, 3), budgets=(0.5, budget), told=said.append)
+    assert not said
+
+
+def test_too_few_devices_are_refused_before_anything_is_made(base: Path, data: Sequences) -> None:
+    said: list[str] = []
+    with pytest.raises(DataError, match="2 devices"):
+        simulate(tailored.read(base / "duet"), last_events(data, 3), devices=2, told=said.append)
+    two = last_events(Sequences("two", data.offsets[:3], data.items[:28], ITEMS), 3)
+    with pytest.raises(DataError, match="2 devices"):
+        check(0.5, "intellectreq", two, tailored.read(base / "duet").trunk)
     assert not said
 
 
@@ -219,6 +269,12 @@ def test_a_head_that_no_message_holds_is_told_before_training(
         ("duet", "tailor.json", {"settings": {"window": 2.5}}),
         ("duet", "tailor.json", {"method": "diet"}),
         ("diet", "tailor.json", {"options": {"share": -0.5}}),
+        ("dieting", "tailor.json", {"options": {"share": float("nan")}}),
+        ("dieting", "tailor.json", {"method": "diet"}),
+        ("diet", "tailor.json", {"method": "dieting"}),
+        ("dieting", "manifest.json", {"trunk": "0" * 64}),
+        ("persona", "tailor.json", {"options": PERSONA | {"published": True}}),
+        ("persona", "tailor.json", {"options": PERSONA | {"dynamic": [1]}}),
         ("duet", "manifest.json", {"tensors": [{"name": "x", "shape": [1], "actions": [], "max_abs": 1.0}]}),
         ("duet", "manifest.json", {"prototypes": 2}),
         ("duet", "manifest.json", {"trunk": "0" * 64}),

@@ -7,7 +7,7 @@ from typing import Any
 
 from tailorbird.errors import UsageError
 from tailorbird.tailor.folder import Tailored
-from tailorbird.tailor.intellectreq import FORMS, detect, parted
+from tailorbird.tailor.intellectreq import FORMS, check_devices, detect, parted
 from tailorbird.tailor.requests import calibrate, rate, replay
 from tailorbird.tailor.simulate import fleet
 from tailorbird.tailor.staleness import stream_of
@@ -20,13 +20,14 @@ def check(budget: float, form: str, split: Split, trunk: Recommender) -> None:
 
     Raises:
         UsageError: a budget that needs no detector, or an unknown form.
-        DataError: the split is no stream of events.
+        DataError: the split is no stream of events, or one of fewer than three devices.
     """
     if form not in FORMS:
         raise UsageError(f"there is no detector {form!r}", hint=f"there are: {', '.join(FORMS)}")
     if not 0 < budget < 1:
         raise UsageError(f"a budget of {budget}", hint="above 0 and below 1: never and always need no detector")
     stream_of(split, trunk, "validation", devices=1)
+    check_devices(len(set(split.validation.user.tolist())))
 
 
 def with_detector(tailored: Tailored, split: Split, budget: float, form: str) -> tuple[Tailored, dict[str, Any]]:

@@ -164,6 +164,16 @@ def detect(form: str, known: Part, judged: Part, items: Floats, seed: int = 0) -
     return learn(mapped, known, judged, gain=way.get("gain", False), seed=seed)
 
 
+def check_devices(devices: int) -> None:
+    """Refuse a number of devices too small to be parted.
+
+    Raises:
+        DataError: fewer than three.
+    """
+    if devices < 3:
+        raise DataError(f"no detector learns from {devices} devices", hint="take three or more")
+
+
 def parted(stream: Stream, table: Ints, seed: int = 0) -> tuple[Part, Part]:
     """Devices to learn from, and `HELD` of all to calibrate a threshold on.
 
@@ -171,8 +181,7 @@ def parted(stream: Stream, table: Ints, seed: int = 0) -> tuple[Part, Part]:
         DataError: fewer than three devices.
     """
     devices = len(stream.users)
-    if devices < 3:
-        raise DataError(f"no detector learns from {devices} devices", hint="take three or more")
+    check_devices(devices)
     held = _some(devices, seed)
     return _part(stream, table, ~held), _part(stream, table, held)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tailorbird.tailor.folder import Tailored
-from tailorbird.tailor.intellectreq import FORMS, detect, parted
+from tailorbird.tailor.intellectreq import FORMS, check_devices, detect, parted
 from tailorbird.tailor.manifest import Floats
 from tailorbird.tailor.requests import POLICIES, Requester, calibrate, check_budget, diced, rate, replay
 from tailorbird.tailor.staleness import Stream, quality, rank_table, ranks_of, send, stream_of
@@ -91,6 +91,8 @@ def simulate(
     """
     for budget in budgets:  # before minutes are spent on streams
         check_budget(budget)
+    users = len(set(split.cases("validation").user.tolist()))
+    check_devices(min(devices, users) if devices > 0 else users)
     told("validation stream")
     trial = fleet(tailored, split, "validation", devices)
     told("test stream")
