@@ -70,15 +70,10 @@ def tailor_and_test(
     """
     way, chosen = _chosen(system, settings or {})
     work = out.with_name(f"{out.name}.training")
-    if out.exists():
-        raise UsageError(f"{out} exists", hint="choose another folder with --out, or remove this one")
-    if work.exists() and not resume:
-        raise UsageError(f"{work} holds an unfinished training", hint="go on with --resume, or remove that folder")
+    _check_places(out, work, resume)
     trunk, about = trunks.read(trunk_folder)
     split = split_of(about, data)
-    if trunk.name not in TRUNKS or (isinstance(trunk, DIN) and trunk.shape.form == "published"):
-        raise UsageError(f"this {trunk.name} has no state that a head can take", hint=f"train {' or '.join(TRUNKS)}")
-    room(trunk.shape.width)  # a message that nothing could carry is told before hours of training
+    _check_trunk(trunk)
     if budget is not None:
         check(budget, detector, split, trunk)
     log: list[dict[str, Any]] = []
@@ -101,6 +96,21 @@ def tailor_and_test(
     folder.save(out, trunk_folder, tailored, chosen, facts)
     forget(work)
     return {"trunk": trunk.name, "system": way.name, "data": about["data"], "settings": job["settings"]} | facts
+
+
+def _check_places(out: Path, work: Path, resume: bool) -> None:
+    """Nothing is overwritten, and no training is taken up unasked."""
+    if out.exists():
+        raise UsageError(f"{out} exists", hint="choose another folder with --out, or remove this one")
+    if work.exists() and not resume:
+        raise UsageError(f"{work} holds an unfinished training", hint="go on with --resume, or remove that folder")
+
+
+def _check_trunk(trunk: Recommender) -> None:
+    """It has a state that a head can take, and its head a message."""
+    if trunk.name not in TRUNKS or (isinstance(trunk, DIN) and trunk.shape.form == "published"):
+        raise UsageError(f"this {trunk.name} has no state that a head can take", hint=f"train {' or '.join(TRUNKS)}")
+    room(trunk.shape.width)  # a message that nothing could carry is told before hours of training
 
 
 def _chosen(system: str, settings: Mapping[str, Any]) -> tuple[System, Settings]:
