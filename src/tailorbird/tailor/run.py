@@ -65,15 +65,14 @@ def tailor_and_test(
 
     Raises:
         UsageError: other data than the trunk's, an unknown system or setting, `out` exists, or there is an unfinished
-            training and none was to be resumed; or a trunk so wide that no message holds its head; see `detect.check`.
-        DataError: a detector is wanted, and the split is no stream.
+            training and none was to be resumed; or a trunk so wide that no message holds its head.
+        UsageError, DataError: of a detector, see `detect.check`.
     """
     way, chosen = _chosen(system, settings or {})
-    work = out.with_name(f"{out.name}.training")
-    _check_places(out, work, resume)
+    work = _free(out, resume)
     trunk, about = trunks.read(trunk_folder)
-    split = split_of(about, data)
     _check_trunk(trunk)
+    split = split_of(about, data)
     if budget is not None:
         check(budget, detector, split, trunk)
     log: list[dict[str, Any]] = []
@@ -98,12 +97,14 @@ def tailor_and_test(
     return {"trunk": trunk.name, "system": way.name, "data": about["data"], "settings": job["settings"]} | facts
 
 
-def _check_places(out: Path, work: Path, resume: bool) -> None:
-    """Nothing is overwritten, and no training is taken up unasked."""
+def _free(out: Path, resume: bool) -> Path:
+    """The folder of the training; nothing is overwritten, and no training is taken up unasked."""
+    work = out.with_name(f"{out.name}.training")
     if out.exists():
         raise UsageError(f"{out} exists", hint="choose another folder with --out, or remove this one")
     if work.exists() and not resume:
         raise UsageError(f"{work} holds an unfinished training", hint="go on with --resume, or remove that folder")
+    return work
 
 
 def _check_trunk(trunk: Recommender) -> None:
