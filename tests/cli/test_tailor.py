@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from tailorbird.cli.main import call
+from tailorbird.tailor.intellectreq import FORMS
+from tailorbird.tailor.requests import POLICIES
 
 SHAPE = ["--shape", "length=8", "--shape", "width=8", "--shape", "layers=1"]
 QUICK = ["--set", "epochs=1", "--set", "samples=2000", "--set", "batch=500"]
@@ -33,7 +35,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "negatives=16",
         ]
         assert call(["train", "gru4rec", "--split", "last-3", "--out", str(out / "trunk"), *train]) == 0
-        assert call(["tailor", "train", str(out / "trunk"), "--out", str(out / "mine"), *QUICK]) == 0
+        assert call(["tailor", "train", str(out / "trunk"), "--out", str(out / "mine"), *QUICK, "--budget", "0.3"]) == 0
     return out
 
 
@@ -46,6 +48,9 @@ def test_trained(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     about = json.loads((folders / "mine" / "tailor.json").read_text())
     assert about["payload"] < 500 and about["log"][0]["epoch"] == 0
     assert {"trunk", "duet", "p"} == about["test"]["ndcg@10"].keys()
+    assert 0 < about["detector"]["rate"] <= 0.3 and about["detector"]["form"] == "intellectreq"
+    assert call(["tailor", "train", str(folders / "trunk"), "--out", "x", "--budget", "1"]) == 2
+    assert call(["tailor", "train", str(folders / "trunk"), "--out", "x", "--budget", "0.5", "--detector", "no"]) == 2
     assert call(["tailor", "train", str(folders / "trunk"), "--out", str(folders / "mine")]) == 2
     assert call(["tailor", "train", str(folders / "trunk"), "--out", "x", "--set", "epochs=no"]) == 2
     assert call(["tailor", "train", str(folders / "nowhere"), "--out", "x"]) == 3
@@ -113,7 +118,7 @@ def test_simulate(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     found = json.loads(capsys.readouterr().out)
     assert found["devices"] == 20 and found["events"] == 3
     rows = {(row["policy"], row["budget"]): row for row in found["rows"]}
-    assert {policy for policy, _ in rows} == {"every", "drift", "random", "intellectreq", "intellectreq gain"}
+    assert {policy for policy, _ in rows} == {*POLICIES, *FORMS}
     for policy, _ in rows:
         never, always = rows[policy, 0], rows[policy, 1]
         assert never["requests"] == 0 and always["requests"] == 2 and always["bytes_down"] > never["bytes_down"] > 0
@@ -142,7 +147,9 @@ def test_apply_needs_no_torch(folders: Path, tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\nfrom tailorbird.tailor.device import load, read_patch\n"
         f"device = load(Path({str(folders / 'mine')!r}))\n"
-        f"device.take(read_patch(Path({patch!r}), device.manifest))\n"
+        "assert device.asks([5])\n"
+        f"device.take(read_patch(Path({patch!r}), device.manifest), [5])\n"
+        "assert device.asks([5]) in (False, True)\n"
         "assert len(device.scores([5])) == 9067 and 'torch' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

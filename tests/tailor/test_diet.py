@@ -8,9 +8,10 @@ import torch
 from torch.nn import functional
 
 from tailorbird.errors import UsageError
-from tailorbird.tailor.diet import Diet, patch_of, straight_through
-from tailorbird.tailor.duet import behind, through
-from tailorbird.tailor.head import NAMES, manifest_for, with_head
+from tailorbird.tailor.device import Device
+from tailorbird.tailor.diet import Diet, Dieting, patch_of, straight_through
+from tailorbird.tailor.duet import Static, behind, through
+from tailorbird.tailor.head import BLOCK, NAMES, manifest_for, mapped, shapes, unrolled, with_head
 from tailorbird.tailor.learn import Settings, train
 from tailorbird.tailor.patch import apply
 from tailorbird.tailor.wire import encode, receive
@@ -55,6 +56,47 @@ def test_masks_as_bits(share: float) -> None:
             np.testing.assert_array_equal(found[name], heads[name][row].detach().numpy())
 
 
+def test_dieting_is_one_block_and_a_mask_a_layer() -> None:
+    """With equal masks the head is a network that runs the same layer twice: a plain loop over the one block."""
+    model, maker = made("sasrec"), Dieting(HEAD)
+    ids, counts = behind(HISTORIES, 8)
+    vectors = model.items(ids)
+    block = {name: tensor.numpy() for name, tensor in maker.frozen().items()}
+    assert {n: b.shape for n, b in block.items()} == {BLOCK[0]: (WIDTH, WIDTH), BLOCK[1]: (WIDTH,)}
+    assert not [n for n in maker.state_dict() if n.replace("_", ".") in NAMES]  # stored once, on both sides
+    one, other = maker.masks(vectors, counts)
+    assert not torch.equal(one, other) and not torch.equal(one[0], one[1])  # by layer, and by user
+    with torch.no_grad():
+        maker.layers[1] = maker.layers[0]
+    masks = maker.masks(vectors, counts)
+    assert torch.equal(*masks)
+    trunk = with_head(arrays(model), WIDTH) | unrolled(block)
+    manifest = manifest_for(trunk)
+    device, state = Device(model.name, model.shape.to_json(), trunk, manifest), np.ones(WIDTH, np.float32)
+    for row in range(2):
+        message = encode(patch_of(masks, row, manifest), trunk, manifest)
+        assert len(message) <= 47 + 2 * WIDTH * WIDTH // 8
+        device.take(message)
+        kept, x = block[BLOCK[0]] * masks[0][row].detach().numpy(), state
+        for layer in range(2):
+            x = kept @ x + block[BLOCK[1]]
+            x = x if layer else np.tanh(x)
+        np.testing.assert_allclose(mapped(state, device.tensors), state + x, atol=1e-6)
+        heads = {name: tensor[row : row + 1] for name, tensor in maker(vectors, counts).items()}
+        np.testing.assert_allclose(through(torch.from_numpy(state)[None], heads)[0].detach(), state + x, atol=1e-6)
+
+
+def test_a_tied_head_learns(cycles: Sequences) -> None:
+    """One block in both layers, near the trunk to begin with, and gradients reach it."""
+    trunk, head = made("sasrec", items=12), Static(WIDTH, tied=True)
+    assert sum(value.numel() for value in head.parameters()) == WIDTH * (WIDTH + 1)
+    assert torch.equal(head.head()[NAMES[0]], head.head()[NAMES[2]])
+    state = torch.randn(1, WIDTH)
+    assert (through(state, head(state[:, None], torch.ones(1))) - state).norm() < 0.05 * state.norm()
+    log = train(trunk, head, leave_one_out(cycles), Settings(epochs=3, batch=64, rate=0.01))
+    assert log[-1]["ndcg@10"] > log[0]["ndcg@10"]
+
+
 def test_training_moves_the_masks_and_not_the_head(cycles: Sequences) -> None:
     trunk, maker = made("sasrec", items=12), Diet(HEAD)
     before = {name: getattr(maker, name.replace(".", "_")).clone() for name in NAMES}
@@ -96,23 +138,21 @@ def test_filters_of_zeros_can_be_removed() -> None:
 
 @pytest.mark.parametrize("way", ["one mask", "masks"])
 def test_opposite_users(way: str) -> None:
-    """Two types of users want opposite signs of a feature: over one frozen random head, a mask a user tells them apart,
-    one mask for all can't."""
+    """Two types of users want opposite signs of a feature: over one frozen random head of width 256, a mask a user
+    tells them apart, one mask for all can't."""
     torch.manual_seed(0)
-    width, kinds = 32, torch.randn(2, 32)
-    maker = Diet({n: torch.randn(s) for n, s in zip(NAMES, [(32, 32), (32,), (32, 32), (32,)], strict=True)})
-    optimiser, direction = torch.optim.Adam(maker.parameters(), 0.01), torch.randn(width)
-    counts = torch.ones(256, dtype=torch.int64)
+    width = 256
+    kinds, direction, wants = torch.randn(2, width), torch.randn(width), torch.tensor([[False], [True]])
+    maker = Diet({name: torch.randn(shape) for name, shape in shapes(width).items()})
+    optimiser = torch.optim.Adam(maker.parameters(), 0.003)
+    seen, counts = kinds if way == "masks" else kinds[[0, 0]], torch.ones(2, dtype=torch.int64)
 
     def outcome() -> tuple[torch.Tensor, torch.Tensor]:
-        kind, feature = torch.randint(0, 2, (256,)), torch.randn(256)
-        seen = kinds[kind if way == "masks" else torch.zeros_like(kind)]
-        heads = maker(seen[:, None] / width**0.5, counts)
-        state = feature[:, None] * direction
-        mapped = through(state, heads, residual=False)
-        return mapped.mean(1), ((feature > 0) ^ (kind == 1)).float()
+        heads, feature = maker(seen[:, None] / width**0.5, counts), torch.randn(2, 128)
+        mapped = through(feature[:, :, None] * direction, heads, residual=False)
+        return mapped.mean(2).flatten(), ((feature > 0) ^ wants).float().flatten()
 
-    for _ in range(80):
+    for _ in range(10):
         logit, label = outcome()
         loss = functional.binary_cross_entropy_with_logits(logit, label)
         optimiser.zero_grad()

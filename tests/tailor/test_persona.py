@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from tailorbird.tailor.duet import Static, behind, through
 from tailorbird.tailor.head import ACTIONS, NAMES, with_head
-from tailorbird.tailor.learn import Settings
+from tailorbird.tailor.learn import Settings, train
 from tailorbird.tailor.manifest import manifest_of
 from tailorbird.tailor.persona import LAYERS, Editor, Persona, bounded, key, patch_of, trained
 from tailorbird.tailor.wire import encode, receive
 from tailorbird.tasks.sequences.dataset import Sequences
+from tailorbird.tasks.sequences.metrics import auc
 from tailorbird.tasks.sequences.split import leave_one_out
 
 from .conftest import WIDTH, arrays, made, random_head
@@ -25,7 +28,7 @@ def shaken(clip: float = 0.5, published: bool = False) -> Editor:
     torch.manual_seed(2)
     editor = Editor(WIDTH, clip, published=published)
     with torch.no_grad():
-        for weight in editor.weights:
+        for weight in () if published else editor.weights:
             weight.add_(torch.randn_like(weight))
     return editor
 
@@ -73,6 +76,19 @@ def test_layers_know_of_each_other() -> None:
     assert not torch.allclose(codes[:, 0], codes[:, 1])
 
 
+def test_one_layer_is_one_step_of_a_gru() -> None:
+    model, editor = made("sasrec"), shaken()
+    cell = torch.nn.GRUCell(WIDTH, WIDTH)
+    editor.across = torch.nn.GRU(WIDTH, WIDTH, 1, batch_first=True)
+    editor.across.load_state_dict({f"{name}_l0": value for name, value in cell.state_dict().items()})
+    ids, counts = behind(HISTORIES, 8)
+    with torch.no_grad():
+        read, _ = editor.gru(torch.tanh(editor.into(model.items(ids) * WIDTH**0.5)))
+        q = editor.code(read[torch.arange(3), counts - 1])
+        wanted = torch.tanh(editor.layer(cell(q)))
+        torch.testing.assert_close(editor.codes(model.items(ids), counts), wanted[:, None])
+
+
 def test_smallest_edit_decides() -> None:
     found, vectors, counts = persona(dynamic=True)
     assert found.groups(vectors, counts).tolist() == [0, 0, 0]  # the second group's editors want more
@@ -108,20 +124,48 @@ def test_all_stages(cycles: Sequences) -> None:
     assert len(found.groups(trunk.items(ids), counts).unique()) == 2
 
 
-def planted(users: int = 80, seed: int = 0) -> tuple[Sequences, np.ndarray]:
-    """Two groups with nothing in common but the odd items: one likes low numbers, the other high ones."""
+def planted(users: int = 160, seed: int = 0) -> tuple[Sequences, np.ndarray]:
+    """Two groups with opposite preferences: four events in five are low numbers for one, high ones for the other."""
     random = np.random.default_rng(seed)
     group = np.arange(users) % 2
-    runs = [random.integers(1, 7, 10) + 6 * g for g in group]
+    runs = [random.integers(1, 7, 10) + 6 * (g ^ (random.random(10) < 0.2)) for g in group]
     offsets = np.cumsum([0, *map(len, runs)])
     return Sequences("planted", offsets, np.concatenate(runs), 12), group
 
 
-def test_planted_groups_are_found() -> None:
+def test_planted_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clusters find them, a group's prototype beats the head for all, the smallest edit finds the same prototype where
+    no edit is at its bound, and the last stage trains the editors and nothing else."""
     data, group = planted()
-    trunk = made("gru4rec", items=12)
+    split, settings, trunk = leave_one_out(data), Settings(epochs=6, batch=64, rate=0.003), made("gru4rec", items=12)
     torch.manual_seed(0)
-    found = trained(trunk, Static(WIDTH), leave_one_out(data), Settings(epochs=4, batch=64, rate=0.01), groups=2)
-    ids, counts = behind([data.of(user)[:-1] for user in range(data.users)], 8)
-    same = (found.groups(trunk.items(ids), counts).numpy() == group).mean()
-    assert max(same, 1 - same) > 0.95
+    base, counted = Static(WIDTH), {}
+    train(trunk, base, split, settings)
+
+    def counting(*args: Any) -> Any:
+        counted[args[6]] = sum(p.numel() for p in args[1].parameters() if p.requires_grad)
+        return train(*args)
+
+    monkeypatch.setattr("tailorbird.tailor.persona.train", counting)
+    found = trained(trunk, base, split, settings, groups=2, clip=5.0)
+    head = 2 * WIDTH * (WIDTH + 1)
+    assert counted["prototypes"] == 2 * head
+    grus, dense = 3 * 6 * WIDTH * (WIDTH + 1), 5 * WIDTH * (WIDTH + 1)
+    assert counted["editors"] == 2 * counted["editor"] == 2 * (WIDTH * head + grus + dense)
+
+    histories = [data.of(user)[:-1] for user in range(data.users)]
+    ids, counts = behind(histories, 8)
+    mine = found.groups(trunk.items(ids), counts)
+    same = (mine.numpy() == group).mean()
+    assert max(same, 1 - same) > 0.9
+
+    def area(heads: dict[str, torch.Tensor]) -> float:
+        with torch.no_grad():
+            scores = trunk.scores(through(trunk.last(trunk.window(histories)), heads))[:, 1:]
+        follows = np.arange(1, 13) == data.items[data.offsets[1:] - 1][:, None]
+        return auc(follows.ravel(), scores.double().numpy().ravel())
+
+    own = area({name: found.prototypes[key(name)][mine] for name in NAMES})
+    assert own > area(base(ids, counts)) + 0.1
+    found.dynamic = True
+    assert (found.groups(trunk.items(ids), counts) == mine).float().mean() > 0.9

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 
 import numpy as np
 import pytest
 import torch
 
 from tailorbird.errors import DataError, UsageError
+from tailorbird.tailor.ask import DRAWS, LATENT
 from tailorbird.tailor.head import NAMES, manifest_for, mapped
 from tailorbird.tailor.intellectreq import (
-    DRAWS,
-    LATENT,
+    FORMS,
     Detector,
+    detect,
     divergence,
     freeze,
     learn,
     mapper,
     pairs,
+    parted,
     uncertainty,
 )
 from tailorbird.tailor.patch import full
@@ -79,16 +81,25 @@ def test_learned_policies_are_held_against_dice_of_their_own_rate() -> None:
     trial, real = fleets
     states = real.stream.states.copy()
     states[::2, 1::2] *= -1
-    real = replace(real, stream=replace(real.stream, states=states))
+    real = dataclasses.replace(real, stream=dataclasses.replace(real.stream, states=states))
     items = np.random.default_rng(1).standard_normal((6, 8)).astype(np.float32)
     found = replayed(trial, real, items, budgets=(0.0, 0.3, 0.6))
     rows = {(row["policy"], row["budget"]): row for row in found["rows"]}
-    assert [row["budget"] for row in found["against_random"]] == [0.3, 0.6] * 2
+    assert [row["budget"] for row in found["against_random"]] == [0.3, 0.6] * len(FORMS)
     for row in found["against_random"]:
         mine = rows[row["policy"], row["budget"]]
         assert row["random_rate"] == pytest.approx(mine["rate"], abs=1e-12) == pytest.approx(row["rate"], abs=1e-12)
     gaps = [abs(row["rate"] - rows["random", row["budget"]]["rate"]) for row in found["against_random"]]
     assert max(gaps) > 0.05  # what the same budget would have compared
+
+
+@pytest.mark.parametrize("devices", [50, 1500])
+def test_a_budget_is_met_to_one_device(devices: int) -> None:
+    """Of scores that all differ, one decision a device: the share of requests is the budget within 1 / devices."""
+    states = np.random.default_rng(3).standard_normal((devices, 2, 4)).astype(np.float32)
+    for budget in (0.0, 0.013, 0.1, 0.3333, 0.5, 0.77, 0.999, 1.0):
+        share = rate(replay(states, drift, calibrate(states, drift, budget)))
+        assert 0 <= budget - share <= 1 / devices
 
 
 def test_constants_never_ask_at_an_inner_threshold() -> None:
@@ -183,10 +194,11 @@ def drifting(devices: int, seed: int) -> tuple[Stream, np.ndarray]:
 def test_a_detector_beats_dice_where_states_turn() -> None:
     trial, table = drifting(300, 0)
     items = np.random.default_rng(1).standard_normal((6, 8)).astype(np.float32)
-    report = learn(mapper(trial, items), trial, table)
-    assert report.auc > 0.8
     real, truth = drifting(300, 1)
-    learned = replay(real.states, report.requester, calibrate(trial.states, report.requester, 0.5))
+    known, held = parted(trial, table)
+    report = learn(mapper(known[0], items), known, (real, truth))
+    assert report.auc > 0.8
+    learned = replay(real.states, report.requester, calibrate(held[0].states, report.requester, 0.5))
     assert rate(learned) < 0.6
     random = diced(300, 6, round(rate(learned) * 300 * 5))
     assert rate(random) == pytest.approx(rate(learned), abs=1e-12)
@@ -196,6 +208,56 @@ def test_a_detector_beats_dice_where_states_turn() -> None:
     assert fresh == 1 and (gains["learned"] - old) / (fresh - old) > 0.95 > 0.9 > (gains["random"] - old) / (
         fresh - old
     )
+
+
+def test_no_device_is_both_learned_from_and_judged_by() -> None:
+    """Neither stage sees the held-out devices: with other events there, the same detector comes out."""
+    trial, table = drifting(50, 0)
+    known, held = parted(trial, table)
+    assert len(held[0].users) == 10 and not set(known[0].users) & set(held[0].users)
+    np.testing.assert_array_equal(known[1], table[known[0].users])
+    states, other = trial.states.copy(), table.copy()
+    states[held[0].users], other[held[0].users] = 7.0, 99
+    items = np.random.default_rng(1).standard_normal((6, 8)).astype(np.float32)
+    found = [
+        detect("intellectreq", parted(dataclasses.replace(trial, states=s), t)[0], held, items).model.state_dict()
+        for s, t in ((trial.states, table), (states, other))
+    ]
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    with pytest.raises(DataError, match="2 devices"):
+        parted(*drifting(2, 0))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_device_decides_as_the_cloud_meant(form: str) -> None:
+    """The detector in numpy gives the scores of torch, for many devices and for one."""
+    trial, table = drifting(60, 0)
+    known, held = parted(trial, table)
+    items = np.random.default_rng(1).standard_normal((6, 8)).astype(np.float32)
+    report = detect(form, known, held, items)
+    asking = report.asking(0.25, 0.5)
+    now, then, _ = pairs(*held)
+    since, drawn = np.ones(len(now), np.int64), np.zeros(len(now), np.float32)
+    wanted = report.requester(Situation(now, then, since, drawn))
+    np.testing.assert_allclose(asking.scores(now, then), wanted, atol=1e-5, rtol=1e-5)
+    assert np.ptp(wanted) > 1e-3 and asking.scores(now, then).dtype == np.float32
+    edge = dataclasses.replace(asking, threshold=float(np.median(wanted)) + 1e-4)
+    one = [edge.asks(a, b) for a, b in zip(now, then, strict=True)]
+    assert one == (wanted > edge.threshold).tolist() and 0 < sum(one) < len(one)
+    assert "posterior.decode.weight" not in asking.tensors  # what only training needs stays in the cloud
+
+
+def test_published_uncertainty_and_draws() -> None:
+    """Uniform draws, a spread over dimensions, a pair of states without their distance."""
+    torch.manual_seed(0)
+    plain, published = Detector(8), Detector(8, published=True)
+    assert 0 <= float(published.noise.min()) <= float(published.noise.max()) <= 1 and plain.noise.min() < 0
+    now, then = torch.randn(2, 3, 8)
+    assert published.features(now, then)[0].shape == (3, 16) and plain.features(now, then)[0].shape == (3, 24)
+    with torch.no_grad():  # draws that all say the same are certain; as published they are not
+        for model in (plain, published):
+            model.prior.decode.weight.zero_()
+    assert plain.features(now, then)[1].max() < 1e-12 and published.features(now, then)[1].min() > 1e-3
 
 
 def test_stage_three_moves_nothing_else() -> None:

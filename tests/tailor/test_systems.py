@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -10,15 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 
-from tailorbird.errors import ArtifactError, ModelError, UsageError
+from tailorbird.errors import ArtifactError, DataError, ModelError, UsageError
 from tailorbird.tailor import folder as tailored
-from tailorbird.tailor.device import load
+from tailorbird.tailor.detect import check
+from tailorbird.tailor.device import PERSONAL, load
 from tailorbird.tailor.head import NAMES, mapped
+from tailorbird.tailor.intellectreq import FORMS
 from tailorbird.tailor.learn import heads_for
 from tailorbird.tailor.patch import apply
+from tailorbird.tailor.persona import Persona
+from tailorbird.tailor.requests import POLICIES
 from tailorbird.tailor.run import tailor_and_test
-from tailorbird.tailor.simulate import simulate
+from tailorbird.tailor.simulate import fleet, simulate
+from tailorbird.tailor.staleness import quality
 from tailorbird.tailor.systems import SYSTEMS
 from tailorbird.tasks.sequences.dataset import Sequences
 from tailorbird.tasks.sequences.split import last_events
@@ -28,6 +35,9 @@ from .conftest import made
 
 ITEMS = 30
 SETTINGS: dict[str, Any] = {"epochs": 2, "batch": 64, "rate": 0.01, "samples": 200}
+
+
+PERSONA = {"groups": 2, "clip": 0.5, "published": False, "dynamic": False}
 
 
 class Killed(Exception):
@@ -49,7 +59,8 @@ def base(tmp_path_factory: pytest.TempPathFactory, data: Sequences) -> Path:
     about = {"data": {"name": "made", "digest": data.digest, "split": "last-3"}}
     folder.save(out / "trunk", made("sasrec", items=ITEMS), (), about)
     for name in SYSTEMS:
-        tailor_and_test(out / "trunk", data, out / name, SETTINGS | extra(name), system=name)
+        budget = 0.5 if name == "duet" else None
+        tailor_and_test(out / "trunk", data, out / name, SETTINGS | extra(name), system=name, budget=budget)
     return out
 
 
@@ -61,7 +72,7 @@ def extra(name: str) -> dict[str, Any]:
 def test_killed_and_resumed_is_the_same(base: Path, tmp_path: Path, data: Sequences, name: str) -> None:
     out, options = tmp_path / "cut", SETTINGS | extra(name)
     stages = len({row["stage"] for row in tailored.read(base / name).about["log"]})
-    assert stages == {"duet": 1, "diet": 2, "persona": 4}[name]
+    assert stages == {"duet": 1, "diet": 2, "dieting": 2, "persona": 4}[name]
     seen = []
 
     def told(row: dict[str, Any]) -> None:
@@ -99,6 +110,106 @@ def test_a_device_has_what_the_cloud_meant(base: Path, data: Sequences, name: st
         np.testing.assert_allclose(device.scores(history.tolist()), table @ mapped(state, patched), atol=0.05)
 
 
+@pytest.mark.parametrize("options", [{"published": "true"}, {"dynamic": "true"}])
+def test_forms_of_persona(base: Path, tmp_path: Path, data: Sequences, options: dict[str, str]) -> None:
+    """By an option from training to a device; what is random is saved, and every user has the patch that was meant."""
+    out, quick = tmp_path / "made", SETTINGS | {"epochs": 1, "groups": 2}
+    tailor_and_test(base / "trunk", data, out, quick | options, system="persona")
+    whole, device = tailored.read(out), load(out)
+    assert isinstance(whole.maker, Persona) and whole.about["options"] == PERSONA | {next(iter(options)): True}
+    histories = [data.items[:5], data.items[20:29], data.items[40:41]]
+    heads = heads_for(whole.trunk, whole.maker, histories, whole.window)
+    for row, history in enumerate(histories):
+        device.take(whole.message(history))
+        for key in NAMES:
+            np.testing.assert_allclose(device.tensors[key], heads[key][row].numpy(), atol=0.51 * 0.5 / 127)
+    if "published" in options:
+        first, second = (dict(editor.named_buffers()) for editor in whole.maker.editors)
+        assert all(torch.equal(first[name], second[name]) for name in first) and first["weight0"].abs().max() > 1
+    assert whole.maker.dynamic == ("dynamic" in options)
+
+
+def test_a_device_knows_when_to_ask(base: Path, data: Sequences) -> None:
+    """Before the first patch, and then as the detector of the folder says of the state at the request."""
+    whole, device = tailored.read(base / "duet"), load(base / "duet")
+    facts = whole.about["detector"]
+    assert facts["budget"] == 0.5 and facts["devices"] == 5 and facts["rate"] <= 0.5
+    history = data.items[:6].tolist()
+    assert device.asks(history) and device.asking is not None
+    device.take(whole.message(data.items[:4]), history[:4])
+    for end in (4, 5, 6):
+        wanted = device.asking.scores(device.state(history[:end])[None], device.state(history[:4])[None])[0]
+        for threshold, asks in ((wanted - 1e-3, True), (wanted + 1e-3, False)):
+            device.asking = dataclasses.replace(device.asking, threshold=float(threshold))
+            assert device.asks(history[:end]) == asks
+    device.take(whole.message(data.items[:6]))  # of no known history
+    assert device.asks(history)
+    with pytest.raises(UsageError, match="no detector"):
+        load(base / "diet").asks(history)
+
+
+@pytest.mark.parametrize("key", ["version", "manifest", "tensors", "threshold", "budget", "published", None])
+def test_damaged_detectors(base: Path, tmp_path: Path, key: str | None) -> None:
+    out = tmp_path / "damaged"
+    shutil.copytree(base / "duet", out)
+    if key is None:
+        file = out / "requester.safetensors"
+        file.write_bytes(file.read_bytes()[:-1] + b"!")
+    else:
+        about = json.loads((out / "requester.json").read_text())
+        (out / "requester.json").write_text(json.dumps(about | {key: "other"}))
+    for read in (tailored.read, load):
+        with pytest.raises(ArtifactError, match="no detector"):
+            read(out)
+
+
+@pytest.mark.parametrize("change", [{"threshold": "0.5"}, {"threshold": True}, {"budget": float("nan")}, {"budget": 1}])
+def test_odd_words_of_detectors(base: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    shutil.copytree(base / "duet", tmp_path / "odd")
+    about = json.loads((tmp_path / "odd" / "requester.json").read_text())
+    (tmp_path / "odd" / "requester.json").write_text(json.dumps(about | change))
+    for read in (tailored.read, load):
+        with pytest.raises(ArtifactError, match="no detector"):
+            read(tmp_path / "odd")
+
+
+def test_a_detector_of_too_many_bytes_is_not_read(base: Path, tmp_path: Path) -> None:
+    shutil.copytree(base / "duet", tmp_path / "long")
+    with (tmp_path / "long" / "requester.safetensors").open("ab") as file:
+        file.write(bytes(2**17))
+    with pytest.raises(ArtifactError, match="too long"):
+        load(tmp_path / "long")
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "shape"),
+    [
+        ("dieting", "head.weight", (16, 15)), ("dieting", "head.bias", (15,)), ("dieting", "head.bias", None),
+        ("dieting", "head.0.weight", (16, 16)), ("dieting", "items.weight", (ITEMS + 1, 16)),
+        ("diet", "head.0.weight", (8, 8)), ("diet", "head.bias", (16,)),
+        ("persona", "prototype.1.head.0.weight", (16, 8)), ("persona", "prototype.1.items.weight", (16, 16)),
+    ],
+)  # fmt: skip
+def test_what_a_trunk_carries_has_the_sizes_of_a_head(
+    base: Path, tmp_path: Path, name: str, key: str, shape: tuple[int, ...] | None
+) -> None:
+    shutil.copytree(base / name, tmp_path / "bad")
+    own = load_file(tmp_path / "bad" / PERSONAL)
+    own = {n: v for n, v in own.items() if n != key} | ({} if shape is None else {key: np.zeros(shape, np.float32)})
+    save_file(own, tmp_path / "bad" / PERSONAL)
+    with pytest.raises(ArtifactError, match=r"of the head|block of both"):
+        load(tmp_path / "bad")
+
+
+def test_refused_before_anything_is_trained(base: Path, tmp_path: Path, data: Sequences) -> None:
+    def train(**options: Any) -> None:
+        tailor_and_test(base / "trunk", data, tmp_path / "x", SETTINGS, pytest.fail, **options)
+
+    for options in ({"budget": 0.0}, {"budget": 1.0}, {"budget": 0.5, "detector": "nobody"}):
+        with pytest.raises(UsageError):
+            train(**options)
+
+
 @pytest.mark.parametrize("name", [*SYSTEMS, "trunk"])
 def test_any_folder_is_simulated(base: Path, data: Sequences, name: str) -> None:
     """A trunk that nobody has tailored has heads by gradient steps."""
@@ -112,6 +223,16 @@ def test_a_bad_budget_is_refused_before_anything_is_made(base: Path, data: Seque
     said: list[str] = []
     with pytest.raises(UsageError, match="budget"):
         simulate(tailored.read(base / "duet"), last_events(data, 3), budgets=(0.5, budget), told=said.append)
+    assert not said
+
+
+def test_too_few_devices_are_refused_before_anything_is_made(base: Path, data: Sequences) -> None:
+    said: list[str] = []
+    with pytest.raises(DataError, match="2 devices"):
+        simulate(tailored.read(base / "duet"), last_events(data, 3), devices=2, told=said.append)
+    two = last_events(Sequences("two", data.offsets[:3], data.items[:28], ITEMS), 3)
+    with pytest.raises(DataError, match="2 devices"):
+        check(0.5, "intellectreq", two, tailored.read(base / "duet").trunk)
     assert not said
 
 
@@ -148,6 +269,12 @@ def test_a_head_that_no_message_holds_is_told_before_training(
         ("duet", "tailor.json", {"settings": {"window": 2.5}}),
         ("duet", "tailor.json", {"method": "diet"}),
         ("diet", "tailor.json", {"options": {"share": -0.5}}),
+        ("dieting", "tailor.json", {"options": {"share": float("nan")}}),
+        ("dieting", "tailor.json", {"method": "diet"}),
+        ("diet", "tailor.json", {"method": "dieting"}),
+        ("dieting", "manifest.json", {"trunk": "0" * 64}),
+        ("persona", "tailor.json", {"options": PERSONA | {"published": True}}),
+        ("persona", "tailor.json", {"options": PERSONA | {"dynamic": [1]}}),
         ("duet", "manifest.json", {"tensors": [{"name": "x", "shape": [1], "actions": [], "max_abs": 1.0}]}),
         ("duet", "manifest.json", {"prototypes": 2}),
         ("duet", "manifest.json", {"trunk": "0" * 64}),
@@ -165,12 +292,31 @@ def test_damaged_words(base: Path, tmp_path: Path, name: str, file: str, change:
             load(tmp_path / "bad")
 
 
+def test_bytes_and_ranks_without_and_with_every_request(base: Path, data: Sequences) -> None:
+    """Never: not a byte after the first head, and its ranks. Always: every patch, and the ranks of fresh heads."""
+    whole, split = tailored.read(base / "diet"), last_events(data, 3)
+    found, real = simulate(whole, split, budgets=(0.0, 1.0), devices=6), fleet(whole, split, devices=6)
+    rows = {(row["policy"], row["budget"]): row for row in found["rows"]}
+    messages = [[len(whole.message(real.stream.history(d, e))) for e in range(3)] for d in range(6)]
+    np.testing.assert_array_equal(real.nbytes, messages)
+    fresh = np.stack([real.table[:, event, event + 1] for event in range(3)], 1)
+    for policy in (*POLICIES, *FORMS):
+        never, always = rows[policy, 0.0], rows[policy, 1.0]
+        assert never["requests"] == 0 and always["requests"] == 2
+        assert 6 * never["bytes_down"] == pytest.approx(real.nbytes[:, 0].sum(), abs=1e-6)
+        assert 6 * always["bytes_down"] == pytest.approx(real.nbytes.sum(), abs=1e-6)
+        for row, ranks in ((never, real.table[:, :, 1]), (always, fresh)):
+            assert row["ndcg@10"]["mean"] == pytest.approx(quality(ranks)["ndcg@10"].mean, abs=1e-12)
+
+
 def test_options_and_refusals(base: Path, tmp_path: Path, data: Sequences) -> None:
     with pytest.raises(UsageError, match="no system"):
         tailor_and_test(base / "trunk", data, tmp_path / "x", system="nobody")
     with pytest.raises(UsageError, match="share"):
         tailor_and_test(base / "trunk", data, tmp_path / "x", {"share": 0.3}, system="duet")
-    assert tailored.read(base / "persona").about["options"] == {"groups": 2, "clip": 0.5}
+    assert tailored.read(base / "persona").about["options"] == PERSONA
+    block, both = ((base / name / "personal.safetensors").stat().st_size for name in ("dieting", "diet"))
+    assert block < 0.6 * both
     assert torch.equal(*(torch.from_numpy(tailored.read(base / "diet").personal[NAMES[0]]) for _ in range(2)))
     sizes = {name: len(tailored.read(base / name).message(data.items[:5])) for name in SYSTEMS}
     assert sizes["diet"] < sizes["duet"]

@@ -20,6 +20,7 @@ from tailorbird.tasks.sequences.split import by_time, last_events, leave_one_out
 from tailorbird.zoo.recommenders.delta import chunked, recurrent
 from tailorbird.zoo.recommenders.hytrec import HyTRec, HyTRecShape
 from tailorbird.zoo.recommenders.hytrec_layers import Attention, Memory, Moment
+from tailorbird.zoo.recommenders.hytrec_stream import Listener
 
 SIZES: dict[str, Any] = {"items": 12, "length": 40, "width": 8, "layers": 2, "every": 2, "recent": 3, "dropout": 0.0}
 DAY = 86_400
@@ -84,6 +85,29 @@ def test_one_event_more_is_a_step() -> None:
     step, after = recurrent(*(x[:, :, 100:] for x in inputs), state=before)
     torch.testing.assert_close(step[:, :, 0], whole[:, :, 100], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(after, state, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["local", "full"])
+@pytest.mark.parametrize("recent", [1, 3])
+def test_event_by_event_is_the_whole_model(attention: Any, recent: int) -> None:
+    """Followed one by one, with times, the state is at every place what the model makes of the history anew."""
+    model, random = made(attention=attention, recent=recent), np.random.default_rng(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    items, times = random.integers(1, 13, 40), random.integers(0, 2 * DAY, 40).cumsum()
+    heard = Listener(model)
+    for end in range(1, 41):
+        heard.hear(int(items[end - 1]), int(times[end - 1]))
+        ids, clock = (torch.from_numpy(x[None, :end]) for x in (items, times))
+        with torch.no_grad():
+            torch.testing.assert_close(heard.state(), model.last(ids, clock), atol=2e-5, rtol=1e-5)
+    assert len(heard.events) == max(2 * recent, recent + 2)  # whatever the history's length
+    for odd in ((13, int(times[-1])), (0, int(times[-1])), (1, 0)):
+        with pytest.raises(UsageError, match="item"):
+            heard.hear(*odd)
+    with pytest.raises(UsageError, match="event by event"):
+        Listener(made(freshness="write"))
 
 
 @torch.no_grad()

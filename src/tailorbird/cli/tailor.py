@@ -29,7 +29,17 @@ def trained(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="epochs, samples, window, lag, rate, seed ..."),
     ] = None,
-    system: Annotated[str, typer.Option("--system", help="duet, diet or persona.")] = "duet",
+    system: Annotated[str, typer.Option("--system", help="duet, diet, dieting or persona.")] = "duet",
+    budget: Annotated[
+        float | None,
+        typer.Option("--budget", help="Train a detector too, that asks at this share of events; above 0, below 1."),
+    ] = None,
+    detector: Annotated[
+        str,
+        typer.Option(
+            "--detector", metavar="FORM", help="intellectreq, 'intellectreq gain' or 'intellectreq published'."
+        ),
+    ] = "intellectreq",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
     recipe: Recipe = None,
     json: Json = False,
@@ -44,7 +54,9 @@ def trained(
     _, about = read(trunk)
     this.interrupted = lambda: f"go on with --resume; the last finished epoch is kept beside {out}"
     data = store.load(about["data"]["name"])
-    found = tailor_and_test(trunk, data, out, pairs(settings), _told, system=system, resume=resume)
+    found = tailor_and_test(
+        trunk, data, out, pairs(settings), _told, system=system, budget=budget, detector=detector, resume=resume
+    )
     if this.json:
         this.emit(found)
         return
@@ -57,6 +69,8 @@ def trained(
             f"{w} {figure[w]['mean']:.4f} [{figure[w]['low']:.4f}, {figure[w]['high']:.4f}]" for w in ("trunk", system)
         )
         this.line(f"  {name:8} {', '.join(texts)}, p {figure['p']:.4f}")
+    if budget is not None:
+        this.line(_asking(found["detector"]))
     this.line(f"{out}: {found['payload']} bytes a patch")
 
 
@@ -133,6 +147,11 @@ def exported(
     this.line(f"{out}: a graph of {done.nbytes:,} bytes, with {', '.join(done.personal)} as inputs")
     this.line(f"{done.runtime}: scores differ by {done.error:.1g} of the largest at most from the device's runtime")
     this.line(f"in a browser: npm install --prefix {out}; python -m http.server --directory {out}")
+
+
+def _asking(found: dict[str, Any]) -> str:
+    on = f"on {found['devices']} devices that were held out"
+    return f"detector ({found['form']}): AUC {found['auc']:.3f} {on}, asks at {found['rate']:.3f} of their events"
 
 
 def _told(row: dict[str, Any]) -> None:

@@ -14,11 +14,12 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from tailorbird.errors import ArtifactError
+from tailorbird.errors import ArtifactError, UsageError
 from tailorbird.files import read_json
-from tailorbird.tailor.head import manifest_for, mapped, with_head
+from tailorbird.tailor import ask
+from tailorbird.tailor.head import manifest_for, mapped, unrolled, with_head
 from tailorbird.tailor.manifest import Floats, Manifest, Tensors, digest_of, manifest_of_json, model_digest
-from tailorbird.tailor.sizes import check_sizes
+from tailorbird.tailor.sizes import check_personal, check_sizes
 from tailorbird.tailor.unpack import PLAN, unpacked
 from tailorbird.tailor.wire import receive
 from tailorbird.tasks.sequences.dataset import check_items
@@ -36,27 +37,68 @@ class Device:
         shape: its sizes, as `zoo.recommenders.model.Shape`.
         trunk: its tensors, head of zeros included.
         manifest: of this trunk.
+        asking: the detector that says when to ask for a patch.
+
+    Attributes:
+        snapshot: the state at the last request, (width,); None before the first.
 
     Raises:
         ArtifactError: another kind of recommender, sizes that are not those of the tensors, or not the trunk of the
             manifest.
     """
 
-    def __init__(self, name: str, shape: Mapping[str, Any], trunk: Tensors, manifest: Manifest) -> None:
+    def __init__(
+        self,
+        name: str,
+        shape: Mapping[str, Any],
+        trunk: Tensors,
+        manifest: Manifest,
+        asking: ask.Asking | None = None,
+    ) -> None:
         check_sizes(name, shape, trunk)
         manifest.check(trunk)
         if digest_of(trunk) != manifest.trunk or manifest.model not in ("", model_digest(name, shape)):
             raise ArtifactError("the trunk is not the manifest's", hint="fetch both again")
         self.name, self.shape, self.manifest = name, shape, manifest
         self.trunk = self.tensors = dict(trunk)
+        self.asking = asking
+        self.snapshot: Floats | None = None
 
-    def take(self, message: bytes) -> None:
+    def take(self, message: bytes, history: list[int] | None = None) -> None:
         """Put a patch to use. If it is refused, the model stays as it is.
+
+        Args:
+            message: the patch.
+            history: what it was asked for with, so that `asks` can tell how far things have moved since.
 
         Raises:
             ArtifactError: see `wire.receive`.
+            UsageError: see `state`.
         """
+        snapshot = None if history is None else self.summary(history)
         self.tensors = receive(message, self.trunk, self.manifest)
+        self.snapshot = snapshot
+
+    def asks(self, history: list[int]) -> bool:
+        """Whether to ask for a patch before the next answer: the head in use is unlikely to be right, or there is none
+        whose history is known.
+
+        Raises:
+            UsageError: the model came without a detector; see `state`.
+        """
+        if self.asking is None:
+            raise UsageError("this model has no detector", hint="make one: tailorbird tailor train TRUNK --budget 0.1")
+        now = self.summary(history)
+        return self.snapshot is None or self.asking.asks(now, self.snapshot)
+
+    def summary(self, history: list[int]) -> Floats:
+        """The state that requests go by, (width,): of DIN the one towards the latest event.
+
+        Raises:
+            UsageError: see `state`.
+        """
+        state = self.state(history)
+        return state if state.ndim == 1 else state[history[-1] if history else 0]
 
     def state(self, history: list[int]) -> Floats:
         """What the trunk makes of a history of items, oldest first; (width,), of DIN (items + 1, width).
@@ -91,8 +133,13 @@ def load(folder: Path) -> Device:
         trunk = _trunk(folder, shape["layers"])
         check_sizes(name, shape, trunk)  # before a head of their width is made
         trunk = with_head(trunk, shape["width"])
-        trunk |= load_file(folder / PERSONAL) if (folder / PERSONAL).exists() else {}
-        return Device(name, shape, trunk, manifest or manifest_for(trunk, model=model_digest(name, shape)))
+        if (folder / PERSONAL).exists():
+            own = load_file(folder / PERSONAL)
+            check_personal(shape["width"], own)
+            trunk |= unrolled(own)
+        promise = manifest or manifest_for(trunk, model=model_digest(name, shape))
+        asking = ask.read(folder, promise, shape["width"]) if tailored else None
+        return Device(name, shape, trunk, promise, asking)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as cause:
         raise ArtifactError(
             f"{folder} is no tailored model: {cause}", hint="make it: tailorbird tailor train"

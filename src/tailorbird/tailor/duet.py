@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tailorbird.tailor.head import NAMES, shapes
+from tailorbird.tailor.head import BLOCK, NAMES, shapes, unrolled
 from tailorbird.tasks.sequences.dataset import Ints
 
 Heads = dict[str, Tensor]
@@ -67,23 +67,30 @@ class Duet(nn.Module):
 
 
 class Static(nn.Module):
-    """The same head for everybody: what the parameters of a head are worth without tailoring."""
+    """The same head for everybody: what the parameters of a head are worth without tailoring.
+
+    Args:
+        width: of states.
+        tied: both layers are one. It begins near the trunk alone, where others begin at it: a last layer of zeros would
+            make the first one zero too, and nothing could be learnt.
+    """
 
     residual = True
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, tied: bool = False) -> None:
         super().__init__()
-        start = [torch.randn(*shape) / math.sqrt(width) for shape in shapes(width).values()]
-        scales = (1.0, 0.0, 0.0, 0.0)
+        self.names = BLOCK if tied else NAMES
+        start = [torch.randn(*shape) / math.sqrt(width) for shape in [*shapes(width).values()][: len(self.names)]]
+        scales = (0.1, 0.0) if tied else (1.0, 0.0, 0.0, 0.0)
         self.values = nn.ParameterList(value * scale for value, scale in zip(start, scales, strict=True))
 
     def head(self) -> Heads:
         """Its tensors by name."""
-        return dict(zip(NAMES, self.values, strict=True))
+        return unrolled(dict(zip(self.names, self.values, strict=True)))
 
     def forward(self, vectors: Tensor, counts: Tensor) -> Heads:
         """See `Duet.forward`."""
-        return {n: v.expand(len(vectors), *v.shape) for n, v in zip(NAMES, self.values, strict=True)}
+        return {n: v.expand(len(vectors), *v.shape) for n, v in self.head().items()}
 
 
 def through(state: Tensor, heads: Mapping[str, Tensor], *, residual: bool = True) -> Tensor:

@@ -1,15 +1,15 @@
 """A tailored model on disk: the trunk's folder, a manifest, and for the cloud what makes heads.
 
 A device needs `recommender.json`, `model.safetensors` (or the folder `trunk` with packed weights), `manifest.json` and,
-where there is one, `personal.safetensors` (`device.load`); `generator.safetensors` and `tailor.json` never leave the
-cloud.
+where there are such, `personal.safetensors` and the detector's `requester.json` and `requester.safetensors`
+(`device.load`); `generator.safetensors` and `tailor.json` never leave the cloud.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from tailorbird.files import atomic_folder, read_json, write_json
 from tailorbird.formats.safetensors_header import read_header, read_tensor
 from tailorbird.formats.safetensors_write import write
 from tailorbird.method import read_options
+from tailorbird.tailor import ask
 from tailorbird.tailor import trunk as trunks
 from tailorbird.tailor.device import COMPRESSED, MANIFEST, PERSONAL
-from tailorbird.tailor.head import manifest_for, with_head
+from tailorbird.tailor.head import manifest_for, unrolled, with_head
 from tailorbird.tailor.learn import Settings
 from tailorbird.tailor.manifest import Floats, Manifest, digest_of, manifest_of_json, model_digest
 from tailorbird.tailor.patch import Patch
@@ -49,7 +50,8 @@ class Tailored:
         manifest: of trunk and head.
         window: events the generator reads.
         about: what `tailor.json` and `recommender.json` say.
-        personal: tensors the trunk carries for its system.
+        personal: tensors the trunk carries for its system, as they are stored.
+        asking: the detector for its devices.
     """
 
     trunk: Recommender
@@ -59,11 +61,12 @@ class Tailored:
     window: int
     about: Mapping[str, Any]
     personal: Mapping[str, Floats] = field(default_factory=dict)
+    asking: ask.Asking | None = None
 
     @property
     def tensors(self) -> dict[str, Floats]:
         """The trunk's as a device has them, head and prototypes included."""
-        return tensors_of(self.trunk) | dict(self.personal)
+        return tensors_of(self.trunk) | unrolled(self.personal)
 
     def patches(self, histories: Sequence[Ints]) -> list[Patch]:
         """The patches of histories."""
@@ -96,6 +99,9 @@ def save(out: Path, trunk: Path, tailored: Tailored, settings: Settings, facts: 
             shutil.copytree(packed, aside / COMPRESSED)
         if tailored.personal:
             write(aside / PERSONAL, {n: torch.from_numpy(v).contiguous() for n, v in tailored.personal.items()})
+        if tailored.asking is not None:
+            write(aside / ask.TENSORS, {n: torch.from_numpy(v) for n, v in tailored.asking.tensors.items()})
+            write_json(aside / ask.CONFIG, tailored.asking.to_json(tailored.manifest))
         write(aside / GENERATOR, {n: tensor.contiguous() for n, tensor in tailored.maker.state_dict().items()})
         write_json(aside / MANIFEST, tailored.manifest.to_json())
         system = {"method": tailored.system.name, "options": asdict(tailored.system)}
@@ -107,6 +113,7 @@ def read(path: Path) -> Tailored:
 
     Raises:
         ModelError: missing, damaged, or its parts do not belong together.
+        ArtifactError: the same of its detector.
     """
     trunk, about = trunks.read(path)
     model = model_digest(trunk.name, about["shape"])
@@ -128,7 +135,7 @@ def read(path: Path) -> Tailored:
     manifest.check(made.tensors)
     if digest_of(made.tensors) != manifest.trunk or manifest.model not in ("", model):
         raise ModelError(f"{path}: the trunk is not the manifest's", hint="make it: tailorbird tailor train")
-    return made
+    return replace(made, asking=ask.read(path, manifest, trunk.shape.width))
 
 
 def _maker(system: System, width: int, path: Path) -> nn.Module:

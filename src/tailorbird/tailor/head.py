@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from tailorbird.errors import UsageError
 from tailorbird.tailor.manifest import MAX_BYTES, Action, Floats, Manifest, Tensors, manifest_of
 
+T = TypeVar("T")
 NAMES = ("head.0.weight", "head.0.bias", "head.1.weight", "head.1.bias")
 LEAST = 16_384  # bytes that any message may have
+BLOCK = ("head.weight", "head.bias")  # of both layers, where they are one
 ACTIONS: tuple[Action, ...] = ("replace", "edit", "mask", "skip")
 
 
@@ -46,6 +48,14 @@ def room(width: int) -> int:
             hint="train a narrower trunk: tailorbird train --shape width=64",
         )
     return max(LEAST, needed)
+
+
+def unrolled(tensors: Mapping[str, T]) -> dict[str, T]:
+    """Tensors with a block that is stored once in the place of both layers; others as they are."""
+    if BLOCK[0] not in tensors:
+        return dict(tensors)
+    head = {name: tensors[BLOCK[place % 2]] for place, name in enumerate(NAMES)}
+    return {name: tensor for name, tensor in tensors.items() if name not in BLOCK} | head
 
 
 def manifest_for(trunk: Tensors, max_abs: Mapping[str, float] | float = 8.0, model: str = "") -> Manifest:

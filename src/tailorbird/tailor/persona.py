@@ -5,9 +5,11 @@ network with as many layers as the head, so that layers know of each other. One 
 first; clusters of its codes are the groups; every group has a prototype, the base trained on its own events, and an
 editor of its own. A patch is the prototype's number and int8 steps of the edit.
 
-By default edits are bounded by clip * tanh(edit / clip), which passes a gradient everywhere. `published=True` clips,
-and has generators that no optimiser knows. Groups are those of the first editor, whose codes made the centres, or with
-`dynamic` those whose editor wants the smallest edit.
+By default edits are bounded by clip * tanh(edit / clip), which passes a gradient everywhere, and begin at zero; what is
+common to all edits of a group is its prototype's. `published=True` clips, and has random generators, constants
+included, that no optimiser knows (saved all the same, as buffers). Groups are those of the first editor, whose codes
+made the centres, or with `dynamic` those whose editor wants the smallest edit; they are trained by the first rule in
+both cases, since editors that are equal, as all are at first, want equal edits.
 """
 
 from __future__ import annotations
@@ -47,16 +49,18 @@ class Editor(nn.Module):
         self.across = nn.GRU(width, width, LAYERS, batch_first=True)
         self.layer = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, width))  # shared by all layers
         sizes = [math.prod(shape) for shape in shapes(width).values()]
-        if published:
-            self.weights: nn.ParameterList | list[Tensor] = [torch.randn(width, size).fmod(2) for size in sizes]
-        else:
+        if not published:
             self.weights = nn.ParameterList(torch.zeros(width, size) for size in sizes)
+            return
+        for place, size in enumerate(sizes):
+            self.register_buffer(f"weight{place}", torch.randn(width, size).fmod(2))
+            self.register_buffer(f"bias{place}", torch.randn(size).fmod(2))
 
     def codes(self, vectors: Tensor, counts: Tensor) -> Tensor:
         """(batch, layers, width), between -1 and 1; arguments as `Duet.codes`."""
         states, _ = self.gru(torch.tanh(self.into(vectors * math.sqrt(self.width))))
         q = self.code(states[torch.arange(len(states)), (counts - 1).clamp(min=0)])
-        _, last = self.across(q[:, None].expand(-1, LAYERS, -1).contiguous())
+        _, last = self.across(q[:, None].expand(-1, self.across.num_layers, -1).contiguous())
         found: Tensor = torch.tanh(self.layer(last.transpose(0, 1)))
         return found
 
@@ -64,9 +68,13 @@ class Editor(nn.Module):
         """What is added to every tensor of a head, (batch, *shape), none above the clip."""
         codes = self.codes(vectors, counts)
         edits = {}
-        for place, (weight, (name, shape)) in enumerate(zip(self.weights, shapes(self.width).items(), strict=True)):
-            free = (codes[:, place // 2] @ weight).reshape(-1, *shape)
-            edits[name] = free.clamp(-self.clip, self.clip) if self.published else bounded(free, self.clip)
+        for place, (name, shape) in enumerate(shapes(self.width).items()):
+            code = codes[:, place // 2]
+            if self.published:
+                free = code @ self.get_buffer(f"weight{place}") + self.get_buffer(f"bias{place}")
+                edits[name] = free.reshape(-1, *shape).clamp(-self.clip, self.clip)
+            else:
+                edits[name] = bounded((code @ self.weights[place]).reshape(-1, *shape), self.clip)
         return edits
 
 
@@ -140,6 +148,8 @@ def trained(
     *,
     groups: int = 3,
     clip: float = 0.5,
+    published: bool = False,
+    dynamic: bool = False,
     told: Told = lambda row: None,
     work: Work | None = None,
 ) -> Persona:
@@ -152,6 +162,7 @@ def trained(
         settings: of every stage.
         groups: clusters of codes.
         clip: the largest edit of a number.
+        published, dynamic: see above.
         told, work: see `learn.train`; the stages are ``editor``, ``prototypes`` and ``editors``.
 
     Raises:
@@ -159,7 +170,7 @@ def trained(
     """
     torch.manual_seed(settings.seed)
     head = base.head()
-    editor = Editor(trunk.shape.width, clip)
+    editor = Editor(trunk.shape.width, clip, published=published)
     train(trunk, Edited(head, editor), split, settings, told, work, "editor")
     made = Persona(head, editor, clustered(trunk, editor, split, settings, groups))
     made.edits = False
@@ -169,6 +180,7 @@ def trained(
     made.editors.requires_grad_(True)
     made.prototypes.requires_grad_(False)
     train(trunk, made, split, replace(settings, seed=settings.seed + 1), told, work, "editors")
+    made.dynamic = dynamic
     return made.requires_grad_(False)
 
 

@@ -18,7 +18,6 @@ from tailorbird.tailor.manifest import Floats
 
 Ints = npt.NDArray[np.int64]
 NEVER, ALWAYS = np.inf, -np.inf
-CANDIDATES = 400
 
 
 @dataclass(frozen=True)
@@ -145,14 +144,14 @@ def calibrate(states: Floats, requester: Requester, budget: float, seed: int = 0
     low, high = 0, len(candidates) - 1  # the last is never
     while low < high:
         middle = (low + high) // 2
-        if rate(replay(states, requester, candidates[middle], seed)) <= budget:
+        if rate(replay(states, requester, float(candidates[middle]), seed)) <= budget:
             high = middle
         else:
             low = middle + 1
     return float(candidates[high])
 
 
-def _thresholds(states: Floats, requester: Requester, seed: int) -> list[float]:
+def _thresholds(states: Floats, requester: Requester, seed: int) -> npt.NDArray[np.float64]:
     """Scores that occur between two events of a device, rising, and above them never."""
     devices, events, _ = states.shape
     drawn = np.random.default_rng([seed, 1]).random((devices, events)).astype(np.float32)
@@ -161,9 +160,7 @@ def _thresholds(states: Floats, requester: Requester, seed: int) -> list[float]:
         for now in range(1, events)
         for then in range(now)
     ]
-    scores = np.unique(np.concatenate(found))
-    some = scores[np.unique(np.linspace(0, len(scores) - 1, CANDIDATES).astype(int))]
-    return [*map(float, some), NEVER]
+    return np.append(np.unique(np.concatenate(found)).astype(np.float64), NEVER)
 
 
 def _scored(requester: Requester, seen: Situation) -> Floats:

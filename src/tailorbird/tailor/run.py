@@ -15,7 +15,8 @@ from tailorbird.errors import UsageError
 from tailorbird.method import read_options
 from tailorbird.tailor import folder
 from tailorbird.tailor import trunk as trunks
-from tailorbird.tailor.head import NAMES, room
+from tailorbird.tailor.detect import check, with_detector
+from tailorbird.tailor.head import NAMES, room, unrolled
 from tailorbird.tailor.learn import Settings, Told, heads_for, scorer
 from tailorbird.tailor.manifest import digest_of, model_digest
 from tailorbird.tailor.systems import System, find
@@ -42,6 +43,8 @@ def tailor_and_test(
     told: Told = lambda row: None,
     *,
     system: str = "duet",
+    budget: float | None = None,
+    detector: str = "intellectreq",
     resume: bool = False,
 ) -> dict[str, Any]:
     """Train a system for a trunk, choose its epochs on validation, test it once beside the trunk, and save it.
@@ -53,6 +56,8 @@ def tailor_and_test(
         settings: fields of `Settings` and options of the system, as values or text.
         told: called after every epoch.
         system: name of one of `systems.SYSTEMS`.
+        budget: train a detector too, that asks at about this share of events.
+        detector: one of `intellectreq.FORMS`.
         resume: go on with an interrupted training of the same options; the result is the same.
 
     Returns:
@@ -61,18 +66,15 @@ def tailor_and_test(
     Raises:
         UsageError: other data than the trunk's, an unknown system or setting, `out` exists, or there is an unfinished
             training and none was to be resumed; or a trunk so wide that no message holds its head.
+        UsageError, DataError: of a detector, see `detect.check`.
     """
     way, chosen = _chosen(system, settings or {})
-    work = out.with_name(f"{out.name}.training")
-    if out.exists():
-        raise UsageError(f"{out} exists", hint="choose another folder with --out, or remove this one")
-    if work.exists() and not resume:
-        raise UsageError(f"{work} holds an unfinished training", hint="go on with --resume, or remove that folder")
+    work = _free(out, resume)
     trunk, about = trunks.read(trunk_folder)
+    _check_trunk(trunk)
     split = split_of(about, data)
-    if trunk.name not in TRUNKS or (isinstance(trunk, DIN) and trunk.shape.form == "published"):
-        raise UsageError(f"this {trunk.name} has no state that a head can take", hint=f"train {' or '.join(TRUNKS)}")
-    room(trunk.shape.width)  # a message that nothing could carry is told before hours of training
+    if budget is not None:
+        check(budget, detector, split, trunk)
     log: list[dict[str, Any]] = []
 
     def heard(row: dict[str, Any]) -> None:
@@ -88,9 +90,28 @@ def tailor_and_test(
     tailored = finished(way, trunk, maker, split, chosen.window, about)
     payload = len(tailored.message(split.history(int(split.test.user[0]), int(split.test.at[0]))))
     facts = {"log": log, "payload": payload, "test": figures(trunk, maker, split, chosen.window, way.name)}
+    if budget is not None:
+        tailored, facts["detector"] = with_detector(tailored, split, budget, detector)
     folder.save(out, trunk_folder, tailored, chosen, facts)
     forget(work)
     return {"trunk": trunk.name, "system": way.name, "data": about["data"], "settings": job["settings"]} | facts
+
+
+def _free(out: Path, resume: bool) -> Path:
+    """The folder of the training; nothing is overwritten, and no training is taken up unasked."""
+    work = out.with_name(f"{out.name}.training")
+    if out.exists():
+        raise UsageError(f"{out} exists", hint="choose another folder with --out, or remove this one")
+    if work.exists() and not resume:
+        raise UsageError(f"{work} holds an unfinished training", hint="go on with --resume, or remove that folder")
+    return work
+
+
+def _check_trunk(trunk: Recommender) -> None:
+    """It has a state that a head can take, and its head a message."""
+    if trunk.name not in TRUNKS or (isinstance(trunk, DIN) and trunk.shape.form == "published"):
+        raise UsageError(f"this {trunk.name} has no state that a head can take", hint=f"train {' or '.join(TRUNKS)}")
+    room(trunk.shape.width)  # a message that nothing could carry is told before hours of training
 
 
 def _chosen(system: str, settings: Mapping[str, Any]) -> tuple[System, Settings]:
@@ -121,14 +142,15 @@ def finished(
     cases = split.validation
     some = np.random.default_rng(0).permutation(len(cases))[:SOME]
     histories = [split.history(int(cases.user[i]), int(cases.at[i])) for i in some]
-    heads, personal = heads_for(trunk, maker, histories, window), way.personal(maker)
+    heads, stored = heads_for(trunk, maker, histories, window), way.personal(maker)
+    personal = unrolled(stored)
     bounds = {}
     for name in NAMES:
         own = [float(np.abs(value).max()) for key, value in personal.items() if key.endswith(name)]
         bounds[name] = max(1.0, SLACK * max(float(heads[name].abs().max()), *own, 0.0)) + way.bounds()["clip"]
     model = model_digest(trunk.name, about["shape"])
     manifest = way.manifest(folder.tensors_of(trunk) | personal, bounds, model)
-    return folder.Tailored(trunk, way, maker, manifest, window, about, personal)
+    return folder.Tailored(trunk, way, maker, manifest, window, about, stored)
 
 
 def figures(trunk: Recommender, maker: nn.Module, split: Split, window: int, name: str) -> dict[str, Any]:

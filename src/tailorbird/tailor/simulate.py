@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tailorbird.tailor.folder import Tailored
-from tailorbird.tailor.intellectreq import learn, mapper
+from tailorbird.tailor.intellectreq import FORMS, check_devices, detect, parted
 from tailorbird.tailor.manifest import Floats
 from tailorbird.tailor.requests import POLICIES, Requester, calibrate, check_budget, diced, rate, replay
 from tailorbird.tailor.staleness import Stream, quality, rank_table, ranks_of, send, stream_of
@@ -82,14 +82,17 @@ def simulate(
 
     Returns:
         ``static``: quality without any head; ``rows``: policy, budget, rate, requests, bytes down and up a device and
-        quality; ``detector``: AUC of IntellectReq's; ``against_random``: p-values of learned policies at each budget,
-        next to dice with as many requests in the test stream (``rate``, ``random_rate``).
+        quality; ``detector``: AUC of IntellectReq's on the test stream; ``against_random``: p-values of learned
+        policies at each budget, next to dice with as many requests in the test stream (``rate``, ``random_rate``).
 
     Raises:
+        DataError: fewer than three devices.
         UsageError: a budget that is no share, or fewer than no devices.
     """
     for budget in budgets:  # before minutes are spent on streams
         check_budget(budget)
+    users = len(set(split.cases("validation").user.tolist()))
+    check_devices(min(devices, users) if devices > 0 else users)
     told("validation stream")
     trial = fleet(tailored, split, "validation", devices)
     told("test stream")
@@ -105,17 +108,15 @@ def replayed(
     told: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """What `simulate` returns, from the fleets of both stages and the table of items, (items + 1, width)."""
-    mapped = mapper(trial.stream, items)
-    learned = {
-        name: learn(mapped, trial.stream, trial.table, gain=gain)
-        for name, gain in (("intellectreq", False), ("intellectreq gain", True))
-    }
+    known, held = parted(trial.stream, trial.table)
+    learned = {name: detect(name, known, (real.stream, real.table), items) for name in FORMS}
     policies: dict[str, Requester] = POLICIES | {name: report.requester for name, report in learned.items()}
     rows, against = [], []
     for name, policy in policies.items():
         told(f"policy {name}")
+        states = held[0].states if name in learned else trial.stream.states  # not what it was trained on
         for budget in budgets:
-            threshold = calibrate(trial.stream.states, policy, budget, seed=1000)
+            threshold = calibrate(states, policy, budget, seed=1000)
             seeds = range(SEEDS if name == "random" else 1)
             uses = [replay(real.stream.states, policy, threshold, seed) for seed in seeds]
             row, gained = _row(real, uses)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tailorbird.errors import ArtifactError
+from tailorbird.tailor.head import BLOCK, shapes
 from tailorbird.tailor.manifest import Tensors
 
 Shapes = dict[str, tuple[int, ...]]
@@ -38,6 +39,28 @@ def check_sizes(name: str, shape: Mapping[str, Any], tensors: Tensors) -> None:
         if found is None or found.shape != wanted or found.dtype != np.float32:
             told = "missing" if found is None else f"{found.dtype} {found.shape}"
             raise ArtifactError(f"tensor {key!r} is {told}, its {name} has float32 {wanted}", hint="fetch it again")
+
+
+def check_personal(width: int, tensors: Tensors) -> None:
+    """Hold what a trunk carries for its system to the sizes of a head: the head itself, a block that stands for both of
+    its layers, and prototypes.
+
+    Args:
+        width: of the recommender's states.
+        tensors: as they are stored, by name.
+
+    Raises:
+        ArtifactError: one of another name, shape or type, or a block beside a head or without its other half.
+    """
+    head = shapes(width)
+    block = dict(zip(BLOCK, head.values(), strict=False))
+    for key, found in tensors.items():
+        name = key.split(".", 2)[2] if key.startswith("prototype.") and key.count(".") > 1 else key
+        wanted = head.get(name, block.get(key))
+        if found.shape != wanted or found.dtype != np.float32:
+            raise ArtifactError(f"{key!r} is {found.dtype} {found.shape}, not of the head", hint="fetch it again")
+    if tensors.keys() & block.keys() not in (set(), block.keys()) or (BLOCK[0] in tensors and tensors.keys() & head):
+        raise ArtifactError("a block of both layers that is not whole, or not alone", hint="fetch it again")
 
 
 def _sasrec(items: int, length: int, width: int, layers: int) -> Shapes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 import torch
@@ -40,7 +40,8 @@ class System(ABC):
         """What makes heads, with tensors of no meaning."""
 
     def personal(self, maker: nn.Module) -> dict[str, Floats]:
-        """Tensors the trunk carries beside its own, other than a head of zeros."""
+        """Tensors the trunk carries beside its own, other than a head of zeros; as they are stored, see
+        `head.unrolled`."""
         return {}
 
     def actions(self, name: str) -> tuple[Action, ...]:
@@ -94,6 +95,8 @@ class DIET(System):
     """
 
     name: ClassVar[str] = "diet"
+    form: ClassVar[type[diet.Masked]] = diet.Diet
+    tied: ClassVar[bool] = False
 
     share: float = 0.5
 
@@ -108,18 +111,19 @@ class DIET(System):
 
     def train(self, trunk: Recommender, split: Split, settings: Settings, told: Told, work: Work | None) -> nn.Module:
         """The head for everybody, then what masks it."""
-        base = _static(trunk, split, settings, told, work)
-        maker = diet.Diet(base.head(), self.share)
+        base = _static(trunk, split, settings, told, work, tied=self.tied)
+        maker = self.form(base.head(), self.share)
         train(trunk, maker, split, settings, told, work, "masks")
         return maker
 
     def empty(self, width: int) -> nn.Module:
         """See `System`."""
-        return diet.Diet({name: torch.zeros(shape) for name, shape in shapes(width).items()}, self.share)
+        return self.form({name: torch.zeros(shape) for name, shape in shapes(width).items()}, self.share)
 
     def personal(self, maker: nn.Module) -> dict[str, Floats]:
         """The head that is masked."""
-        return {name: maker.get_buffer(name.replace(".", "_")).numpy() for name in NAMES}
+        assert isinstance(maker, diet.Masked)
+        return {name: tensor.numpy() for name, tensor in maker.frozen().items()}
 
     def actions(self, name: str) -> tuple[Action, ...]:
         """Only layers are masked."""
@@ -130,10 +134,19 @@ class DIET(System):
     ) -> list[Patch]:
         """Bits."""
         ids, counts = behind(list(histories), window or trunk.shape.length)
-        assert isinstance(maker, diet.Diet)
+        assert isinstance(maker, diet.Masked)
         with torch.no_grad():
             masks = maker.masks(trunk.items(ids), counts)
         return [diet.patch_of(masks, row, manifest) for row in range(len(histories))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DIETING(DIET):
+    """A mask a layer over one block that both layers share; see `diet`. Options as `DIET`."""
+
+    name: ClassVar[str] = "dieting"
+    form: ClassVar[type[diet.Masked]] = diet.Dieting
+    tied: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,12 +156,16 @@ class Persona(System):
     Attributes:
         groups: of users, each with a prototype.
         clip: the largest edit of a number.
+        published: clipped edits of generators that stay random.
+        dynamic: a user's prototype is the one whose editor wants the smallest edit.
     """
 
     name: ClassVar[str] = "persona"
 
     groups: int = 3
     clip: float = 0.5
+    published: bool = False
+    dynamic: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what no trunk can carry.
@@ -168,13 +185,14 @@ class Persona(System):
     def train(self, trunk: Recommender, split: Split, settings: Settings, told: Told, work: Work | None) -> nn.Module:
         """The head for everybody, an editor, prototypes, an editor a group."""
         base = _static(trunk, split, settings, told, work)
-        return persona.trained(trunk, base, split, settings, groups=self.groups, clip=self.clip, told=told, work=work)
+        return persona.trained(trunk, base, split, settings, **asdict(self), told=told, work=work)
 
     def empty(self, width: int) -> nn.Module:
         """See `System`."""
         base = {name: torch.zeros(shape) for name, shape in shapes(width).items()}
         centres = torch.zeros(self.groups, persona.LAYERS * width)
-        return persona.Persona(base, persona.Editor(width, self.clip), centres)
+        editor = persona.Editor(width, self.clip, published=self.published)
+        return persona.Persona(base, editor, centres, dynamic=self.dynamic)
 
     def personal(self, maker: nn.Module) -> dict[str, Floats]:
         """The prototypes."""
@@ -223,7 +241,7 @@ class FineTune(System):
         return [full({n: v[row] for n, v in made.items()}, manifest) for row in range(len(histories))]
 
 
-SYSTEMS: dict[str, type[System]] = {kind.name: kind for kind in (DUET, DIET, Persona)}
+SYSTEMS: dict[str, type[System]] = {kind.name: kind for kind in (DUET, DIET, DIETING, Persona)}
 
 
 def find(name: str) -> type[System]:
@@ -237,8 +255,10 @@ def find(name: str) -> type[System]:
     return SYSTEMS[name]
 
 
-def _static(trunk: Recommender, split: Split, settings: Settings, told: Told, work: Work | None) -> Static:
+def _static(
+    trunk: Recommender, split: Split, settings: Settings, told: Told, work: Work | None, *, tied: bool = False
+) -> Static:
     torch.manual_seed(settings.seed)
-    base = Static(trunk.shape.width)
+    base = Static(trunk.shape.width, tied=tied)
     train(trunk, base, split, settings, told, work, "head")
     return base

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tailorbird.zoo.recommenders.delta import chunked
+from tailorbird.zoo.recommenders.delta import chunked, recurrent
 from tailorbird.zoo.recommenders.model import Shape
 
 MAX_AGE = 50.0  # periods, and the most that one event may forget: exp(-50) is nothing
@@ -47,7 +47,11 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, moment: Moment) -> Tensor:
         """x (batch, length, width)."""
-        x = x + self.dropout(self.mixer(self.before(x), moment))
+        return self.behind(x, self.mixer(self.before(x), moment))
+
+    def behind(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """What follows the mixer."""
+        x = x + self.dropout(mixed)
         out: Tensor = x + self.dropout(self.down(torch.relu(self.up(self.between(x)))))
         return out
 
@@ -82,6 +86,21 @@ class Attention(nn.Module):
         return out
 
 
+@dataclass(frozen=True)
+class Held:
+    """What a `Memory` keeps of one history.
+
+    Attributes:
+        memory: (1, heads, d, d).
+        total: sum of its inputs, (1, 1, width).
+        count: of them.
+    """
+
+    memory: Tensor
+    total: Tensor
+    count: int
+
+
 class Memory(nn.Module):
     """A delta memory a head. How much an event writes follows from its content and from how it differs from the mean;
     how much is forgotten before, from its content and the time since the event before.
@@ -109,18 +128,33 @@ class Memory(nn.Module):
 
     def forward(self, x: Tensor, moment: Moment) -> Tensor:
         """See `Layer`."""
+        q, k, v = self._asked(x)
+        read, _ = chunked(q, k, v, *self.gates(x, moment))
+        return self._told(read, x)
+
+    def step(self, x: Tensor, moment: Moment, held: Held | None) -> tuple[Tensor, Held]:
+        """One event more, x (1, 1, width), of a causal memory: what `forward` gives at its place, and what to keep."""
+        total, count = (x, 1) if held is None else (held.total + x, held.count + 1)
+        q, k, v = self._asked(x)
+        gates = self.gates(x, moment, total / count)
+        read, memory = recurrent(q, k, v, *gates, state=None if held is None else held.memory)
+        return self._told(read, x), Held(memory, total, count)
+
+    def _asked(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        write, forget = self.gates(x, moment)
-        read, _ = chunked(functional.normalize(q, dim=3), functional.normalize(k, dim=3), v, write, forget)
+        return functional.normalize(q, dim=3), functional.normalize(k, dim=3), v
+
+    def _told(self, read: Tensor, x: Tensor) -> Tensor:
         read = functional.rms_norm(read, read.shape[3:], self.scale, 1e-6).transpose(1, 2).flatten(2)
         out: Tensor = self.out(read * functional.silu(self.z(x)))
         return out
 
-    def gates(self, x: Tensor, moment: Moment) -> tuple[Tensor, Tensor]:
+    def gates(self, x: Tensor, moment: Moment, mean: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What an event writes, 0 .. 1, and the logarithm of what is kept before it, at most 0; (batch, heads, length).
-        Pads write nothing and forget nothing."""
+        Pads write nothing and forget nothing. The mean is known where x is not the whole history."""
         there = moment.there[:, :, None]
-        content = torch.sigmoid(self.content(torch.cat([x, x - self._mean(x * there, there)], 2)))
+        mean = self._mean(x * there, there) if mean is None else mean
+        content = torch.sigmoid(self.content(torch.cat([x, x - mean], 2)))
         fresh = torch.ones_like(content)
         if not self.causal:
             fresh = torch.exp(-(moment.ages[:, :, None] / self.period.exp()).clamp(max=MAX_AGE))
