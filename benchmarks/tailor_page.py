@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tailor_claims import DEVICES, DRAWS, claims, unpacked  # beside this file
 
 from tailorbird.files import read_json, write_atomic
 from tailorbird.tasks.sequences.metrics import paired
 
 Row = dict[str, Any]
-ALONE, DEVICES = "trunk alone", "ndcg@10 by device"
-DRAWS = 2000
+ALONE = "trunk alone"
 
 _HEAD = """# Tailoring, measured
 
@@ -37,18 +37,13 @@ def write_page(results: Path) -> None:
     found = read_json(results) if results.is_file() else {}
     quality = found.get("quality", {})
     text = _HEAD + "".join(_section(key, quality[key]) for key in sorted(quality))
-    text += _gains(quality) + _cost(found.get("cost"), found)
+    text += _gains(quality) + claims(quality) + _cost(found.get("cost"), found)
     write_atomic(results.parents[2] / "docs" / "tailored.md", text.encode())
 
 
 def packed(values: npt.NDArray[np.float64]) -> str:
     """Means by device in millionths: as text a third of what a list of JSON takes."""
     return " ".join(str(round(1e6 * value)) for value in values)
-
-
-def unpacked(text: str) -> npt.NDArray[np.float64]:
-    """What `packed` packed, to six digits."""
-    return np.array([int(word) for word in text.split()]) / 1e6
 
 
 def _section(key: str, made: Row) -> str:
