@@ -59,7 +59,7 @@ SURFACE = {
     "data get": {"name", "--from"},
     "train": {"kind", "--data", "--out", "--split", "--shape", "--set", "--resume"},
     "recommend": {"model", "--history", "--count", "--seen"},
-    "tailor train": {"trunk", "--out", "--set", "--system", "--resume"},
+    "tailor train": {"trunk", "--out", "--set", "--system", "--budget", "--detector", "--resume"},
     "tailor make": {"model", "--history", "--out"},
     "tailor apply": {"model", "--patch", "--history", "--count"},
     "tailor export": {"model", "--out"},

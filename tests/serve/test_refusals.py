@@ -208,6 +208,19 @@ def test_only_this_machines_names_are_answered(running: Any) -> None:
         assert told(content)["code"] == "wrong_host"
 
 
+def test_the_answer_to_what_is_no_request_arrives(serve: Any, model: Any) -> None:
+    """To close while bytes are on their way would reset the connection."""
+    with serve(model) as running, socket.create_connection(running.address, timeout=60) as slow:
+        slow.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: here\r\ncontent-length: " + b"9" * 30 + b"\r\n\r\n")
+        assert slow.recv(1, socket.MSG_PEEK)  # the answer is there
+        for _ in range(3):
+            slow.sendall(b"{}")
+            time.sleep(0.1)
+        with slow.makefile("rb") as answer:
+            assert answer.readline().split()[1] == b"400"
+            assert b"connection: close" in answer.read().lower()
+
+
 def test_bodies_are_bounded(serve: Any, model: Any) -> None:
     with serve(model, body_bytes=2000) as running:
         large = b'{"prompt": "' + b"A" * 5000 + b'"}'

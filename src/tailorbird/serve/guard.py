@@ -27,7 +27,7 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 OPEN = {"/", "/healthz"}
 KNOWN = {*OPEN, "/metrics", "/v1/models", "/v1/completions", "/v1/chat/completions"}
 _BODY_SECONDS = 30.0
-_LINGER_SECONDS = 2.0
+LINGER_SECONDS = 2.0
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"cross-origin-resource-policy", b"same-origin"),
@@ -128,7 +128,7 @@ async def _refuse(error: Refused, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": content, "more_body": True})
     with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(_drop(receive), _LINGER_SECONDS)
+        await asyncio.wait_for(_drop(receive), LINGER_SECONDS)
     await send({"type": "http.response.body", "body": b""})
 
 

@@ -13,6 +13,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tailorbird.serve.app import create_app
+from tailorbird.serve.guard import LINGER_SECONDS
 from tailorbird.serve.service import Service
 
 # Longer than the official client keeps an idle connection, so that it is the one to close it, and this side does not
@@ -33,6 +34,7 @@ class Protocol(H11Protocol):
 
     _late: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
+    _over = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request."""
@@ -41,6 +43,8 @@ class Protocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Wait on where the headers are not complete."""
+        if self._over:
+            return
         if not self.flow.write_paused:
             self._taken()
         super().data_received(data)
@@ -61,6 +65,16 @@ class Protocol(H11Protocol):
         """The client has read most of it."""
         self._taken()
         super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no request, then drop what is still on its way, as the guard does."""
+        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+        for event in (h11.Response(status_code=400, headers=headers), h11.Data(msg.encode()), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self._over = True
+        self._stop()
+        self.transport.write_eof()
+        self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
     def on_response_complete(self) -> None:
         """All is written; what the client has not read yet keeps even a closed connection open."""
