@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from tailorbird.errors import BudgetError, UsageError
 from tailorbird.pipeline import Prepared, compress, prepare
 from tailorbird.pipeline.allocation import measured_table, solved
 from tailorbird.pipeline.calibration import weighing
-from tailorbird.pipeline.latency import again, hollow, total
+from tailorbird.pipeline.latency import again, hollow, products, total
 from tailorbird.pipeline.reporting import report_of
 from tailorbird.runtime.costs import Milliseconds
 from tailorbird.runtime.profile import Entry, Profile
@@ -114,6 +115,23 @@ def test_an_artifact_that_stays_too_slow_is_an_error(
             model_of("llama"), tmp_path / "a", method="rtn", budget=f"9ms@{device}", data=text, samples=8, length=32
         )
     assert "20ms/token" in caught.value.hint and (tmp_path / "a" / "manifest.json").exists()
+
+
+def test_steep_steps_are_searched_between_two_plans() -> None:
+    """Plans in steps, a token's time twenty times as steep as its products': a line's slope alone would stand still."""
+
+    def plan(limit: float) -> Any:
+        part = SimpleNamespace(name="all")
+        return SimpleNamespace(
+            plan=SimpleNamespace(parts=[part], specs={"all": math.floor(min(limit, 4.0) * 200) / 200})
+        )
+
+    def measure(job: Any) -> float:
+        spent = float(job.plan.specs["all"])
+        return spent + 20 * max(0.0, spent - 3.2)
+
+    limit = products(6.0, lambda part, spec: spec, plan, plan(1.0), measure)  # type: ignore[arg-type,return-value]
+    assert 0.95 * 6.0 <= measure(plan(limit)) <= 6.0
 
 
 def test_limits_of_products_after_measuring() -> None:

@@ -25,9 +25,11 @@ from tailorbird.transform.rotate import Rotated
 
 # A token may take this much of what was asked; the solver aims at the middle.
 LEAST, MOST = 0.95, 1.0
-TRIES = 8
+TRIES = 10
 # What a millisecond of products may cost a token, or its inverse: beyond that it was noise.
 STEEP = 3.0
+# Between two plans, at least this share of the way from either: a plan further on may be the same.
+INSIDE = 0.1
 
 
 Solved = Callable[[float], Prepared]
@@ -57,8 +59,9 @@ def products(asked: float, cost: Milliseconds, solved: Solved, fastest: Prepared
     limit, best = math.inf, 0.0
     for _ in range(TRIES):
         job = solved(limit)
-        seen.append((total(job, cost), measure(job)))
-        spent, took = seen[-1]
+        spent, took = total(job, cost), measure(job)
+        # Up to its limit a plan that is fast enough stays the same, a slow one down to what it spends.
+        seen.append((spent if took > asked or math.isinf(limit) else limit, took))
         if took <= MOST * asked:
             if took >= LEAST * asked or math.isinf(limit):
                 return limit
@@ -122,7 +125,14 @@ def total(job: Prepared, cost: Milliseconds) -> float:
 
 
 def _next(seen: list[tuple[float, float]], aim: float) -> float:
-    """Where a line through the two plans nearest to the aim meets it; through one plan a line of slope one."""
+    """Between two plans on either side of the aim: where a line through them meets it, or their middle. Else where a
+    line through the two plans nearest to the aim does; through one plan a line of slope one."""
+    below = max((point for point in seen if point[1] <= aim), key=lambda point: point[1], default=None)
+    above = min((point for point in seen if point[1] > aim), key=lambda point: point[1], default=None)
+    if below and above and above[0] > below[0] * (1 + 1e-6):
+        # Every other time the middle: on a curve a line alone creeps along from one side.
+        share = (aim - below[1]) / (above[1] - below[1]) if len(seen) % 2 else 0.5
+        return below[0] + min(max(share, INSIDE), 1 - INSIDE) * (above[0] - below[0])
     near = sorted(seen, key=lambda point: abs(point[1] - aim))
     (spent, took), slope = near[0], 1.0
     other = next(((s, t) for s, t in near[1:] if abs(s - spent) > 1e-6 * spent), None)
