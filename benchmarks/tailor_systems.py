@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,7 +22,6 @@ from tailorbird.tailor.run import finished
 from tailorbird.tailor.simulate import Fleet, fleet, replayed, uplink
 from tailorbird.tailor.staleness import Sent, Stream, ranks_of, send
 from tailorbird.tailor.systems import DUET, FineTune, System, find
-from tailorbird.tailor.work import Work
 from tailorbird.tasks.sequences.dataset import Ints
 from tailorbird.tasks.sequences.ranking import full_ranking
 from tailorbird.tasks.sequences.split import Split
@@ -64,17 +63,11 @@ class Found:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneHead(System):
+class OneHead(DUET):
     """The same head for everybody."""
 
-    def train(self, trunk: Recommender, split: Split, settings: Settings, told: Told, work: Work | None) -> nn.Module:
-        torch.manual_seed(settings.seed)
-        maker = Static(trunk.shape.width)
-        train(trunk, maker, split, settings, told, work)
-        return maker
-
-    def empty(self, width: int) -> nn.Module:
-        return Static(width)
+    name: ClassVar[str] = "static"
+    form: ClassVar[type[nn.Module]] = Static
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +169,7 @@ SYSTEMS: dict[str, Callable[[Job], Found]] = {
     "published": as_published,
     "finetune": gradient_steps,
     "diet": lambda job: tailored(job, "diet"),
+    "dieting": lambda job: tailored(job, "dieting"),
     "persona": lambda job: tailored(job, "persona"),
     "longer": longer,
 }

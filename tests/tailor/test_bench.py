@@ -44,7 +44,7 @@ def job(systems: Any, data: Sequences, seed: int = 0) -> Any:
     return systems.Job(trunk, about, split, stream_of(split, trunk), settings)
 
 
-@pytest.mark.parametrize("name", ["static", "duet", "published", "finetune", "diet", "persona", "longer"])
+@pytest.mark.parametrize("name", ["static", "duet", "published", "finetune", "diet", "dieting", "persona", "longer"])
 def test_every_system_gives_ranks_and_costs(
     systems: Any, cycles: Sequences, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,7 +54,7 @@ def test_every_system_gives_ranks_and_costs(
     for found in (first, second):
         for ranks in found.ranks.values():
             assert ranks.shape == (60, 2) and ranks.min() >= 0 and ranks.max() < 12
-    assert second.curve is None and (first.curve is not None) == (name in ("duet", "diet", "persona"))
+    assert second.curve is None and (first.curve is not None) == (name in ("duet", "diet", "dieting", "persona"))
     if name == "longer":
         assert not first.costs
         return

@@ -15,10 +15,11 @@ import torch
 
 from tailorbird.errors import ArtifactError, ModelError
 from tailorbird.files import write_json
-from tailorbird.tailor.device import CONFIG, MANIFEST, TENSORS, Device, load
+from tailorbird.tailor.device import TENSORS, Device, load
 from tailorbird.tailor.head import NAMES, manifest_for, mapped, with_head
 from tailorbird.tailor.manifest import model_digest
 from tailorbird.tailor.patch import full, identity
+from tailorbird.tailor.unpack import CONFIG, MANIFEST
 from tailorbird.tailor.wire import encode
 from tailorbird.zoo.recommenders import folder
 from tailorbird.zoo.recommenders.model import Recommender

@@ -111,7 +111,8 @@ def applied(
 ) -> None:
     """Put a patch to use as a device does, in numpy, and recommend."""
     from tailorbird.files import read_json
-    from tailorbird.tailor.device import CONFIG, load, read_patch
+    from tailorbird.tailor.device import load, read_patch
+    from tailorbird.tailor.unpack import CONFIG
     from tailorbird.zoo.recommenders.recommend import best, items_named
 
     this = session(context)

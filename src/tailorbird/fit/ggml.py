@@ -7,6 +7,7 @@ of eight columns when it reaches these.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import replace
 
 import torch
@@ -52,7 +53,7 @@ def fit_ggml(weight: Tensor, kind: BlockType, upper: Tensor) -> Tensor:
     return torch.cat([chunk(weight[a : a + ROW_CHUNK].float(), kind, importance).run(upper) for a in starts])
 
 
-class _Chunk:
+class _Chunk(ABC):
     """The sweep over some rows, columns first."""
 
     def __init__(self, rows: Tensor, kind: BlockType, importance: Tensor) -> None:
@@ -65,12 +66,13 @@ class _Chunk:
         compensate(self.w, upper, self._column, *strides(self.kind.weights))
         return torch.cat([pack(numbers, self.kind) for numbers in self._done()], dim=1)
 
+    @abstractmethod
     def _column(self, j: int, w: Tensor) -> Tensor:
-        raise NotImplementedError
+        """What column j is rounded to, as it is now."""
 
+    @abstractmethod
     def _done(self) -> list[Numbers]:
         """The blocks with the codes that were chosen."""
-        raise NotImplementedError
 
     def _rows(self, columns: slice) -> Tensor:
         """Columns as they are now: (rows, columns)."""

@@ -20,11 +20,11 @@ from tailorbird.tailor import ask
 from tailorbird.tailor.head import manifest_for, mapped, unrolled, with_head
 from tailorbird.tailor.manifest import Floats, Manifest, Tensors, digest_of, manifest_of_json, model_digest
 from tailorbird.tailor.sizes import check_personal, check_sizes
-from tailorbird.tailor.unpack import PLAN, unpacked
+from tailorbird.tailor.unpack import CONFIG, MANIFEST, PLAN, unpacked
 from tailorbird.tailor.wire import receive
 from tailorbird.tasks.sequences.dataset import check_items
 
-CONFIG, TENSORS, MANIFEST = "recommender.json", "model.safetensors", "manifest.json"
+TENSORS = "model.safetensors"
 PERSONAL = "personal.safetensors"  # adaptive tensors and prototypes, where they are not a head of zeros
 COMPRESSED = "trunk"  # folder of a tailored model with the packed weights, where the trunk is compressed
 

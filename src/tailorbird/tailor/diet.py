@@ -15,6 +15,7 @@ all masks, from the code of the events and a learned code of the layer. Trunk an
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import numpy as np
@@ -30,7 +31,7 @@ from tailorbird.tailor.patch import Body, Patch
 LAYERS = (NAMES[0], NAMES[2])
 
 
-class Masked(nn.Module):
+class Masked(nn.Module, ABC):
     """Item vectors of a window to a masked head a row; subclasses give the scores.
 
     Args:
@@ -55,9 +56,9 @@ class Masked(nn.Module):
             self.register_buffer(name.replace(".", "_"), own[name].detach().clone())
         self.into = nn.Linear(width, width)
 
+    @abstractmethod
     def scores(self, vectors: Tensor, counts: Tensor) -> list[Tensor]:
         """The scores of every layer's weights, (batch, width, width) each; arguments as `Duet.codes`."""
-        raise NotImplementedError
 
     def masks(self, vectors: Tensor, counts: Tensor) -> list[Tensor]:
         """Ones and zeros of the shape of `scores`; exactly as many ones in every row of the batch."""

@@ -23,11 +23,12 @@ from tailorbird.artifact.reader import Artifact
 from tailorbird.errors import ArtifactError, UsageError, require
 from tailorbird.files import atomic_folder, read_json, write_atomic, write_json
 from tailorbird.formats.safetensors_write import write
-from tailorbird.tailor.device import CONFIG, MANIFEST, PERSONAL, Device, load
+from tailorbird.tailor.device import PERSONAL, Device, load
 from tailorbird.tailor.graph import IDS, SCORES, STATE, Layers, Plain, Stored, draw
 from tailorbird.tailor.head import NAMES, shapes
 from tailorbird.tailor.patch import NEEDS, Kind, Patch, full, layout
 from tailorbird.tailor.trunk import compressed
+from tailorbird.tailor.unpack import CONFIG, MANIFEST
 from tailorbird.tailor.wire import encode
 from tailorbird.tasks.sequences.dataset import Ints
 

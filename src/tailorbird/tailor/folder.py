@@ -23,13 +23,14 @@ from tailorbird.formats.safetensors_write import write
 from tailorbird.method import read_options
 from tailorbird.tailor import ask
 from tailorbird.tailor import trunk as trunks
-from tailorbird.tailor.device import COMPRESSED, MANIFEST, PERSONAL
+from tailorbird.tailor.device import COMPRESSED, PERSONAL
 from tailorbird.tailor.head import manifest_for, unrolled, with_head
 from tailorbird.tailor.learn import Settings
 from tailorbird.tailor.manifest import Floats, Manifest, digest_of, manifest_of_json, model_digest
 from tailorbird.tailor.patch import Patch
 from tailorbird.tailor.staleness import TOLERANCE
 from tailorbird.tailor.systems import FineTune, System, find
+from tailorbird.tailor.unpack import MANIFEST
 from tailorbird.tailor.wire import encode
 from tailorbird.tasks.sequences.dataset import Ints, check_items
 from tailorbird.zoo.recommenders import folder

@@ -73,17 +73,18 @@ class DUET(System):
     """A head from nothing; see `duet`."""
 
     name: ClassVar[str] = "duet"
+    form: ClassVar[type[nn.Module]] = Duet
 
     def train(self, trunk: Recommender, split: Split, settings: Settings, told: Told, work: Work | None) -> nn.Module:
         """One stage."""
         torch.manual_seed(settings.seed)
-        maker = Duet(trunk.shape.width)
+        maker = self.form(trunk.shape.width)
         train(trunk, maker, split, settings, told, work)
         return maker
 
     def empty(self, width: int) -> nn.Module:
         """See `System`."""
-        return Duet(width)
+        return self.form(width)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from tailorbird.artifact.reader import Artifact
 from tailorbird.errors import ModelError, TailorbirdError
 from tailorbird.files import read_json
 from tailorbird.runtime.load import check_fits, load_into
-from tailorbird.tailor.device import COMPRESSED, CONFIG
-from tailorbird.tailor.unpack import PLAN
+from tailorbird.tailor.device import COMPRESSED
+from tailorbird.tailor.unpack import CONFIG, PLAN
 from tailorbird.zoo.recommenders import folder
 from tailorbird.zoo.recommenders.laid import empty
 from tailorbird.zoo.recommenders.model import Recommender, shape_of
