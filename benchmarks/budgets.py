@@ -187,13 +187,10 @@ def write_page(rows: list[Row]) -> None:
     if timed:
         lines += [
             "",
-            "| ms a token asked | measured on the artifact | of what was asked | bytes |",
-            "|--:|--:|--:|--:|",
+            "| ms a token asked | said by `compress` | measured afterwards | of what was asked | bytes |",
+            "|--:|--:|--:|--:|--:|",
         ]
-    lines += [
-        f"| {row['asked']:.3f} | {row['milliseconds']:.3f} | {row['of_asked']:.1%} | {row['bytes']:,} |"
-        for row in timed
-    ]
+    lines += [_latency(row) for row in timed]
     text = PAGE.read_text()
     before, after = text.split(BEGIN)[0], text.split(END)[1]
     table = "\n".join(lines)
