@@ -3,8 +3,10 @@
     make bench-speed
 
 Artifacts are made once and kept in .bench/speed. Perplexities are those of benchmarks/results/quality.json (looked up
-by the artifact's digest, else measured) and of benchmarks/results/peers.json (a type's strongest form). Rows go to
-benchmarks/results/decode.json, the table to docs/speed.md. Run it on an otherwise idle machine.
+by the artifact's digest, else measured) and of benchmarks/results/peers.json (a type's strongest form). Everything is
+measured in turn, round by round, and a row is the median of its rounds: what else a shared machine does comes and goes
+within minutes. Rows go to benchmarks/results/decode.json, the tables to docs/speed.md. Run it on an otherwise idle
+machine.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ import os
 import subprocess
 import sys
 from datetime import date
+from itertools import product
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -34,6 +38,9 @@ KEPT = ROOT.parent / ".bench" / "speed"
 PEERS = ROOT.parent / ".bench" / "peers-venv" / "bin" / "python"
 MODEL = "demo:gemma-270m"
 BUDGETS = ("4bits", "3bits", "2.5bits", "2bits")
+RATES = ("decode_tokens_per_s", "prefill_tokens_per_s", "read_bytes_per_s", "wall_tokens_per_s", "of_wall",
+         "outside_products")  # fmt: skip
+ROUNDS = "decode_tokens_per_s by round"
 Row = dict[str, Any]
 
 
@@ -43,8 +50,12 @@ def main() -> None:
     folders = [_artifact(budget, options.method) for budget in options.budgets]
     native.set_threads(options.threads)
     torch.set_num_threads(options.threads)
-    rows = [_ours(folder, budget) for folder, budget in zip(folders, options.budgets, strict=True)]
-    peers = _peers(options.threads)
+    kept: list[tuple[list[Row], list[Row]]] = []
+    for number in range(1, options.rounds + 1):
+        print(f"round {number} of {options.rounds}", file=sys.stderr, flush=True)
+        ours = [_ours(folder, budget) for folder, budget in zip(folders, options.budgets, strict=True)]
+        kept.append((ours, _peers(options.threads)))
+    rows, peers = (_together(list(rounds)) for rounds in zip(*kept, strict=True))
     document = {
         "command": " ".join(sys.argv), "date": date.today().isoformat(), "model": MODEL, "machine": processor(),
         "threads": options.threads, "load": os.getloadavg()[0], "torch": torch.__version__,
@@ -54,6 +65,16 @@ def main() -> None:
     page = _page(document)
     write_atomic(ROOT.parent / "docs" / "speed.md", page.encode())
     print(page)
+
+
+def _together(rounds: list[list[Row]]) -> list[Row]:
+    """A row of every model: medians of its rounds, and its tokens a second in each."""
+    return [
+        same[0]
+        | {name: median(row[name] for row in same) for name in RATES if name in same[0]}
+        | {ROUNDS: [row["decode_tokens_per_s"] for row in same]}
+        for same in zip(*rounds, strict=True)
+    ]
 
 
 def _artifact(budget: str, method: str) -> Path:
@@ -103,12 +124,14 @@ def _page(found: Row) -> str:
     ]
     lines += [_line(f"llama.cpp {row['type']}", row, "", "") for row in found["peers"]]
     first = found["rows"][0]
+    rounds = len(first[ROUNDS])
     return f"""# Speed
 
 Written by `make bench-speed`; do not edit. Model `{found["model"]}`, {found["threads"]} threads of
 {found["machine"]} ({first["kernels"]} kernels), {found["date"]}, load {found["load"]:.1f} at the end.
 Decoding: {first["decode_tokens"]} tokens one after the other; prefill: {first["prefill_tokens"]} tokens; medians of
-{first["runs"]} runs. Perplexity as in [Benchmarks](benchmarks.md).
+{first["runs"]} runs, and of {rounds} rounds in which all models take turns (in brackets their least and most).
+Perplexity as in [Benchmarks](benchmarks.md).
 
 *Of the wall*: of the tokens a second at which the weights of a token could be read, at the bandwidth measured in the
 same run ({first["read_bytes_per_s"] / 1e9:.1f} GB/s in the first row). *Outside*: share of a token that is not spent on
@@ -117,7 +140,28 @@ products with packed weights.
 | | file MB | perplexity | decode tokens/s | of the wall | outside | prefill tokens/s |
 |---|--:|--:|--:|--:|--:|--:|
 {chr(10).join(lines)}
-{_numerics()}"""
+{_beside(found)}{_numerics()}"""
+
+
+def _beside(found: Row) -> str:
+    """How many times as fast as the types that lose no less."""
+    lines = []
+    for ours, peer in product(found["rows"], found["peers"]):
+        if peer["perplexity"] is not None and peer["perplexity"] >= ours["perplexity"]:
+            times = median(a / b for a, b in zip(ours[ROUNDS], peer[ROUNDS], strict=True))
+            lines.append(f"| {ours['name']} | {peer['type']} | {times:.2f} |")
+    if not lines:
+        return ""
+    return f"""
+## Beside types that lose no less
+
+How many times as many tokens a second as a type of llama.cpp with the same perplexity or a higher one; the median of
+the rounds.
+
+| tailorbird | llama.cpp | times |
+|---|---|--:|
+{chr(10).join(lines)}
+"""
 
 
 def _numerics() -> str:
@@ -144,7 +188,8 @@ predictions of WikiText-2 raw test; *change* against fp32 activations with keys 
 
 
 def _line(name: str, row: Row, wall: str, outside: str) -> str:
-    cells = [name, f"{row['bytes'] / 1e6:.1f}", _number(row["perplexity"]), f"{row['decode_tokens_per_s']:.1f}"]
+    decode = f"{row['decode_tokens_per_s']:.1f} ({min(row[ROUNDS]):.0f} to {max(row[ROUNDS]):.0f})"
+    cells = [name, f"{row['bytes'] / 1e6:.1f}", _number(row["perplexity"]), decode]
     prefill = f"{row['prefill_tokens_per_s']:.0f}"
     return f"| {' | '.join([*cells, wall, outside, prefill])} |"
 
@@ -157,6 +202,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--method", default="trellis")
     parser.add_argument("--budgets", nargs="+", default=list(BUDGETS))
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     return parser.parse_args()
 

@@ -20,7 +20,7 @@ import llama_cpp_peer as peer
 import model as demo
 
 ROOT = Path(__file__).resolve().parents[2]
-# Speed does not depend on the importance matrix, so every file is made without one.
+# Speed does not depend on the importance matrix, so every file is made without one, and kept for the next call.
 RECIPES = (
     peer.Recipe("Q4_0"),
     peer.Recipe("Q2_K"),
@@ -45,14 +45,15 @@ def main() -> None:
     base = peer.sixteen_bits(source.gguf, options.work, options.threads)
     rows = [_row(source.gguf, "Q4_K_M as published", options)]
     for recipe in RECIPES:
-        target = options.work / f"speed-{os.getpid()}.gguf"
+        target = options.work / f"speed {recipe.name}.gguf"
         try:
-            peer.quantise(base, target, recipe, {}, options.threads)
+            if not target.exists():
+                partial = target.with_suffix(f".{os.getpid()}")
+                peer.quantise(base, partial, recipe, {}, options.threads)
+                partial.rename(target)
             rows.append(_row(target, recipe.name, options))
         except RuntimeError as error:
             print(f"{recipe.name}: {error}", file=sys.stderr)
-        finally:
-            target.unlink(missing_ok=True)
     print(json.dumps({"version": peer.VERSION, "threads": options.threads, "rows": rows}))
 
 
