@@ -10,6 +10,7 @@ from tailorbird.errors import DataError
 from tailorbird.files import write_atomic
 
 BEGIN, END = "<!-- written by benchmarks/kernels.py: begin -->", "<!-- written by benchmarks/kernels.py: end -->"
+FORMATS_ROWS = 512
 Row = dict[str, Any]
 
 
@@ -30,6 +31,7 @@ def _section(document: Row) -> str:
     table = document["table"]
     places = sorted({(*row["shape"], row["rows"]) for row in table}, key=lambda p: (-p[0] * p[1], p[2]))
     tables = [_table([row for row in table if (*row["shape"], row["rows"]) == place], place) for place in places]
+    held = next(place for place in places if place[2] == FORMATS_ROWS)
     return f"""
 {_circumstances(document)}
 In brackets: how many times as long as ours at the same bits.
@@ -37,12 +39,12 @@ In brackets: how many times as long as ours at the same bits.
 {chr(10).join(tables)}
 ### What the formats hold
 
-Bits a weight with everything stored for it, and the error of the product of 512 rows with normal weights of
-{places[0][0]} x {places[0][1]}, relative to the product in float32.
+Bits a weight with everything stored for it, and the error of the product of {held[2]} rows with normal weights of
+{held[0]} x {held[1]}, relative to the product in float32.
 
 | bits | | stored bits | error |
 |--:|---|--:|--:|
-{_formats([row for row in table if (*row["shape"], row["rows"]) == (*places[0][:2], 512)])}
+{_formats([row for row in table if (*row["shape"], row["rows"]) == held])}
 """
 
 
@@ -66,6 +68,9 @@ def _table(rows: Sequence[Row], place: tuple[int, int, int]) -> str:
         f"{_cell(rows, 'ggml', ours[bits])} |"
         for bits in sorted(ours)
     ]
+    if {2, 4} <= ours.keys() and place[2] == 1:
+        times = ours[4]["milliseconds"] / ours[2]["milliseconds"]
+        halves.append(f"2 bits are {times:.2f} times as fast as 4 bits.")
     title = f"({place[0]} x {place[1]}), {place[2]} row{'s' * (place[2] > 1)}, milliseconds"
     return f"""### {title}
 
