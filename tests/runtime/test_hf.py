@@ -214,14 +214,17 @@ def test_an_adapter_learns_beside_packed_layers(llama: Path, ids: torch.Tensor, 
 
 
 @pytest.mark.slow
-def test_lm_eval_scores_what_we_score(llama: Path) -> None:
+@pytest.mark.parametrize("loaded", [True, False], ids=["a model", "a folder"])
+@pytest.mark.filterwarnings("ignore:You passed `quantization_config`")  # lm-eval hands on what the folder says
+def test_lm_eval_scores_what_we_score(llama: Path, loaded: bool) -> None:
     lm_eval = pytest.importorskip("lm_eval.models.huggingface")
     from lm_eval.api.instance import Instance
 
     from tailorbird.tasks.harness import adapter
 
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(llama), AutoTokenizer.from_pretrained(llama)
-    theirs = lm_eval.HFLM(pretrained=model, tokenizer=tokenizer, batch_size=2)
+    model = AutoModelForCausalLM.from_pretrained(llama) if loaded else str(llama)
+    tokenizer = AutoTokenizer.from_pretrained(llama) if loaded else None
+    theirs = lm_eval.HFLM(pretrained=model, tokenizer=tokenizer, batch_size=2, device="cpu")
     pairs = [("The tailorbird", " stitches leaves"), ("It sews with", " spider silk")]
     asked = [Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(pairs)]
     for (found, greedy), (ours, ours_greedy) in zip(
