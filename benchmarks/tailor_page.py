@@ -25,7 +25,8 @@ head was encoded (most as int8), decoded and applied. Intervals hold 95 % of boo
 paired test against the trunk alone, of means over seeds; each pair of rows has its own below. Heads have width 32 and
 are trained for as many epochs as the last column says, the best by validation kept; the trunk is the same for all
 seeds. A row with the trunk's own figures had no epoch that was better than none on validation: what is sent changes
-nothing there. *As published* trains trunk and generator together from nothing, with four sampled negatives.
+nothing there. *As published* trains trunk and generator together from nothing, with four sampled negatives and
+on as many predictions as both had apart; the last epoch is kept.
 
 *Bytes* are of one request, four an item's number, and of the patch that answers it. *Cloud*: processor milliseconds of
 one thread a user, to make the patch (512 users at once; gradient steps user by user) and to encode it. One head for all

@@ -122,9 +122,11 @@ def one_head(job: Job) -> Found:
 
 
 def as_published(job: Job) -> Found:
-    """Trunk and generator trained together from nothing; the head replaces the state."""
+    """Trunk and generator trained together from nothing, on as many predictions as both had apart; the head replaces
+    the state."""
     name, (joint, maker) = "duet as published, fresh", published(type(job.trunk), job.trunk)
-    train(joint, maker, job.split, job.settings, _told(name))
+    settings = dataclasses.replace(job.settings, epochs=job.settings.epochs + _epochs_of_the_trunk(job))
+    train(joint, maker, job.split, settings, _told(name))
     made = finished(DUET(), joint, maker, job.split, job.settings.window, job.about)
     sent = _sent(made, job.stream)
     heads = {key: value.reshape(-1, *value.shape[2:]) for key, value in sent.heads.items()}
@@ -133,6 +135,12 @@ def as_published(job: Job) -> Found:
         return Found(ranks)
     costs = _bytes(job.stream, joint.shape.length, sent.nbytes) | in_the_cloud(made, job.stream)
     return Found(ranks, {name: costs})
+
+
+def _epochs_of_the_trunk(job: Job) -> int:
+    """Epochs of a generator that have as many predictions as those of the trunk."""
+    events = int(np.maximum(job.split.train_end - job.split.data.offsets[:-1] - 1, 0).sum())
+    return round(int(job.about["settings"]["epochs"]) * events / min(job.settings.samples, events))
 
 
 def gradient_steps(job: Job) -> Found:
