@@ -147,7 +147,7 @@ def test_the_trial_of_a_transform_runs_a_few_ratios(model_of: Any, monkeypatch: 
     monkeypatch.setattr(AWQ, "transform", transform)
     monkeypatch.setattr(trial, "timed", lambda work, runs: work() or 1.0)
     assert trial.transform_trial(job, 16) == pytest.approx((20 + 1) / (3 + 1)) and tried == [3]
-    assert all(parameter.is_meta for parameter in job.model.module.model.layers.parameters())
+    assert all(parameter.is_meta for parameter in job.model.module.get_submodule(job.model.blocks[0]).parameters())
     assert AWQ(grid=2).shortened() == (AWQ(grid=2), 1.0)
 
 
@@ -181,12 +181,11 @@ def test_a_fresh_process_takes_longer_with_more_words(monkeypatch: pytest.Monkey
 
 
 def test_the_method_is_tried_on_the_model_s_weights() -> None:
-    narrow = nn.Sequential(nn.Linear(64, 50))
-    job = prepare(narrow, "rtn", "8bits")
+    narrow, tall = nn.Linear(64, 50), nn.Linear(64, 4096)
+    job = prepare(nn.Sequential(narrow), "rtn", "8bits")
     weights = trial._weights(job, job.plan.parts[0], 128)
-    whole = narrow[0].weight.detach()
+    whole = narrow.weight.detach()
     assert weights.shape == (128, trial.TRIAL_COLS)
     assert weights.flatten()[: whole.numel()].equal(whole.flatten())
-    tall = nn.Sequential(nn.Linear(64, 4096))
-    job = prepare(tall, "rtn", "4bits")
-    assert trial._weights(job, job.plan.parts[0], 2).view(-1, 64).equal(tall[0].weight.detach()[2040:2056])
+    job = prepare(nn.Sequential(tall), "rtn", "4bits")
+    assert trial._weights(job, job.plan.parts[0], 2).view(-1, 64).equal(tall.weight.detach()[2040:2056])
