@@ -23,7 +23,7 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine of known speed."""
     monkeypatch.setattr(room, "product_rate", lambda: 1e9)
     monkeypatch.setattr(room, "fit_trial", lambda job, like: (1e-6, 1e-9, 1e-12, 1e-12))
-    monkeypatch.setattr(room, "handling_trial", lambda job: Handling(1e-9, 2e-9, 3e-9))
+    monkeypatch.setattr(room, "handling_trial", lambda job: Handling(1e-9, 2e-9, 3e-9, 0.5, 10**6))
     monkeypatch.setattr(room, "fresh_trial", lambda words: 4.0 + words / 1000)
 
 
@@ -67,7 +67,7 @@ def test_learning_takes_its_passes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_trial_runs_the_method_itself(method: str) -> None:
     job = prepare(module(), method, "4bits", {"iterations": 2} if method == "autoround" else None)
     found = estimate(job, 512)
-    assert set(found.seconds) == {"measure", "fit", "score", "verify", "evaluate"}
+    assert set(found.seconds) == {"measure", "fit", "pack", "score", "verify", "evaluate"}
     assert all(seconds >= 0 for seconds in found.seconds.values()) and found.memory_bytes > 0
     assert found.to_json()["total_seconds"] == found.total_seconds
 
@@ -165,7 +165,10 @@ def test_weights_are_read_written_and_verified(model_of: Any) -> None:
     inner = sum(part.numel for part in parts if part.block is not None)
     words = max(part.shape[0] for part in parts if part.role == "embedding")
     verify = 4 + words / 1000 + 2e-9 * job.plan.numel + 3e-9 * inner
-    assert estimate(job, 512).seconds["verify"] == pytest.approx(verify)
+    found = estimate(job, 512).seconds
+    assert found["verify"] == pytest.approx(verify)
+    # Every file waits for the disk, however small it is.
+    assert found["pack"] == 0.5 * len(job.pieces) and Handling(0, 0, 0, 0.5, 100).writing(3, 1000) == 5
 
 
 @pytest.mark.parametrize("method", ["rtn", "trellis", "billm", "nf4"])

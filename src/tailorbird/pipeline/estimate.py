@@ -65,8 +65,8 @@ class Estimate:
     """What a job will need.
 
     Attributes:
-        seconds: by stage: rotate (where a rotation is learned), measure, fit, score (of parts and formats), verify
-            (with packing), evaluate.
+        seconds: by stage: rotate (where a rotation is learned), measure, fit, pack, score (of parts and formats),
+            verify, evaluate.
         total_seconds: their sum.
         memory_bytes: peak, above what the interpreter with its libraries takes.
         disk_bytes: most that is on disk at once: the artifact in the making, and what does not fit into memory.
@@ -107,6 +107,7 @@ def estimate(job: Prepared, tokens: int, evaluated: int = 0, batches: int = 1, a
     seconds = {
         "measure": _measuring(job, inner, tokens, batches, rate) if job.method.needs else 0.0,
         "fit": _fitting(job, rate) + _tuning(job, inner, tokens, batches, rate) + handling.kept * weights,
+        "pack": handling.writing(len(job.pieces), weights),
         "score": _scoring(job, inner, rate),
         "verify": fresh_trial(_words(job))
         + handling.checked * weights
@@ -118,7 +119,8 @@ def estimate(job: Prepared, tokens: int, evaluated: int = 0, batches: int = 1, a
     if job.method.rotate == "learned":
         seconds["rotate"] = _learning(job, inner, tokens, rate)
     attempts = _attempts(job, attempts)
-    seconds["measure"], seconds["fit"] = attempts * seconds["measure"], attempts * seconds["fit"]
+    for stage in ("measure", "fit", "pack"):
+        seconds[stage] *= attempts
     disk = _disk(job, inner, tokens, attempts)
     return Estimate(seconds, sum(seconds.values()), _memory(job, inner, tokens, batches), disk)
 

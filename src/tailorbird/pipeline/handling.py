@@ -14,6 +14,7 @@ import torch
 from tailorbird.anatomy import Part
 from tailorbird.artifact.manifest import weight_digest
 from tailorbird.errors import ArtifactError
+from tailorbird.files import write_json
 from tailorbird.formats import PackedWeight, RowSpec, Spec
 from tailorbird.formats.safetensors_header import read_header, read_tensor
 from tailorbird.formats.safetensors_write import write
@@ -29,17 +30,25 @@ IMPORTS, WORD = 36, 5e-5
 
 @dataclass(frozen=True)
 class Handling:
-    """Seconds for a weight.
+    """Seconds for a weight, and for a file.
 
     Attributes:
-        kept: to read it, and to digest, compare and write what it was packed into.
+        kept: to read a weight, and to digest and compare what it was packed into.
         checked: to read that back and compare its digest.
         unpacked: to unpack it.
+        written: to write a file of so many `weights`, with its facts beside it, until the disk has them.
+        weights: that went this way.
     """
 
     kept: float
     checked: float
     unpacked: float
+    written: float
+    weights: int
+
+    def writing(self, files: int, weights: int) -> float:
+        """Seconds for all files: even a small one waits for the disk."""
+        return self.written * max(files, weights / self.weights)
 
 
 def handling_trial(job: Prepared) -> Handling:
@@ -50,9 +59,10 @@ def handling_trial(job: Prepared) -> Handling:
     packed = _packed(job.plan.specs[whole.name], rows)
     with TemporaryDirectory(prefix="tailorbird-") as folder:
         file = Path(folder) / "trial.safetensors"
-        kept = timed(lambda: _keep(job, part, packed, file))
+        written = timed(lambda: _write(packed, file))
         checked = timed(lambda: _check(packed, file))
-    return Handling(kept / part.numel, checked / part.numel, timed(packed.dequantize) / part.numel)
+    kept, unpacked = timed(lambda: _keep(job, part, packed)), timed(packed.dequantize)
+    return Handling(kept / part.numel, checked / part.numel, unpacked / part.numel, written, part.numel)
 
 
 def fresh_trial(words: int) -> float:
@@ -67,11 +77,15 @@ def _packed(spec: Spec, rows: int) -> PackedWeight:
     return planned.with_arrays({name: torch.ones_like(a, device="cpu") for name, a in planned.arrays.items()})
 
 
-def _keep(job: Prepared, part: Part, packed: PackedWeight, file: Path) -> None:
+def _write(packed: PackedWeight, file: Path) -> None:
+    write(file, packed.arrays)
+    write_json(file.with_suffix(".json"), {})
+
+
+def _keep(job: Prepared, part: Part, packed: PackedWeight) -> None:
     job.model.weight(part)
     weight_digest(packed.meaning())
     output_error(job, part, packed, Stats(), None)
-    write(file, packed.arrays)
 
 
 def _check(packed: PackedWeight, file: Path) -> None:
