@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from torch import nn
 
+from tailorbird.methods.awq import AWQ
 from tailorbird.pipeline import estimate as room
-from tailorbird.pipeline import prepare, trial
+from tailorbird.pipeline import handling, prepare, trial
 from tailorbird.pipeline.estimate import estimate, smallest
+from tailorbird.pipeline.handling import Handling
 
 
 def module(width: int = 64, layers: int = 3) -> nn.Module:
@@ -20,7 +22,9 @@ def module(width: int = 64, layers: int = 3) -> nn.Module:
 def steady(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine of known speed."""
     monkeypatch.setattr(room, "product_rate", lambda: 1e9)
-    monkeypatch.setattr(room, "fit_trial", lambda method, parts: (1e-6, 1e-9, 1e-12, 1e-12))
+    monkeypatch.setattr(room, "fit_trial", lambda job, like: (1e-6, 1e-9, 1e-12, 1e-12))
+    monkeypatch.setattr(room, "handling_trial", lambda job: Handling(1e-9, 2e-9, 3e-9, 0.5, 10**6))
+    monkeypatch.setattr(room, "fresh_trial", lambda words: 4.0 + words / 1000)
 
 
 @pytest.mark.usefixtures("steady")
@@ -63,7 +67,7 @@ def test_learning_takes_its_passes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_trial_runs_the_method_itself(method: str) -> None:
     job = prepare(module(), method, "4bits", {"iterations": 2} if method == "autoround" else None)
     found = estimate(job, 512)
-    assert set(found.seconds) == {"measure", "fit", "score", "verify", "evaluate"}
+    assert set(found.seconds) == {"measure", "fit", "pack", "score", "verify", "evaluate"}
     assert all(seconds >= 0 for seconds in found.seconds.values()) and found.memory_bytes > 0
     assert found.to_json()["total_seconds"] == found.total_seconds
 
@@ -118,3 +122,73 @@ def test_the_disk_holds_every_attempt_and_what_memory_does_not(model_of: Any, mo
     width = plain.plan.parts[0].shape[1]
     monkeypatch.setattr(room, "SPILL_BYTES", 4 * 512 * width - 1)
     assert estimate(plain, 512).disk_bytes == alone + 4 * 512 * width
+
+
+@pytest.mark.usefixtures("steady")
+def test_a_transform_takes_its_search_and_measures_anew(model_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, searching = (prepare(model_of("untied"), method, "5bits") for method in ("gptq", "awq"))
+    blocks = len(plain.model.blocks)
+    work = sum(part.numel for part in plain.plan.parts if part.block == 0)
+    monkeypatch.setattr(room, "block_trial", lambda job, length: trial.BlockTrial(3.0, 0.01, 0.02, work))
+    monkeypatch.setattr(room, "transform_trial", lambda job, length: 5.0)
+    without, found = estimate(plain, 1000).seconds, estimate(searching, 1000).seconds
+    assert found["measure"] - without["measure"] == pytest.approx(blocks * (3.0 + 1000 * 0.02))
+    assert found["fit"] - without["fit"] == pytest.approx(blocks * 5.0)
+
+
+def test_the_trial_of_a_transform_runs_a_few_ratios(model_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = prepare(model_of("llama"), "awq", "5bits")
+    tried: list[int] = []
+
+    def transform(self: AWQ, block: Any) -> dict[str, Any]:
+        tried.append(self.grid)
+        return {}
+
+    monkeypatch.setattr(AWQ, "transform", transform)
+    monkeypatch.setattr(trial, "timed", lambda work, runs: work() or 1.0)
+    assert trial.transform_trial(job, 16) == pytest.approx((20 + 1) / (3 + 1)) and tried == [3]
+    assert all(parameter.is_meta for parameter in job.model.module.get_submodule(job.model.blocks[0]).parameters())
+    assert AWQ(grid=2).shortened() == (AWQ(grid=2), 1.0)
+
+
+@pytest.mark.usefixtures("steady")
+def test_only_methods_that_decide_by_inputs_compare_outputs() -> None:
+    wide = nn.Sequential(nn.Linear(64, 4096), nn.Linear(4096, 64))
+    gptq, awq, slim = (estimate(prepare(wide, name, "5bits"), 64).memory_bytes for name in ("gptq", "awq", "slim-llm"))
+    assert awq == gptq and slim - gptq == 5 * 4 * 1024 * 4096
+
+
+@pytest.mark.usefixtures("steady")
+def test_weights_are_read_written_and_verified(model_of: Any) -> None:
+    job = prepare(model_of("untied"), "rtn", "5bits")
+    parts = job.plan.parts
+    inner = sum(part.numel for part in parts if part.block is not None)
+    words = max(part.shape[0] for part in parts if part.role == "embedding")
+    verify = 4 + words / 1000 + 2e-9 * job.plan.numel + 3e-9 * inner
+    found = estimate(job, 512).seconds
+    assert found["verify"] == pytest.approx(verify)
+    # Every file waits for the disk, however small it is.
+    assert found["pack"] == 0.5 * len(job.pieces) and Handling(0, 0, 0, 0.5, 100).writing(3, 1000) == 5
+
+
+@pytest.mark.parametrize("method", ["rtn", "trellis", "billm", "nf4"])
+def test_the_way_of_a_weight_is_gone(method: str, model_of: Any) -> None:
+    found = handling.handling_trial(prepare(model_of("llama"), method, "5bits"))
+    assert min(found.kept, found.checked, found.unpacked) > 0
+
+
+def test_a_fresh_process_takes_longer_with_more_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handling, "timed", lambda work: float(work().returncode == 0))
+    assert handling.fresh_trial(0) == handling.IMPORTS
+    assert handling.fresh_trial(10**6) > handling.fresh_trial(10**5) > handling.IMPORTS
+
+
+def test_the_method_is_tried_on_the_model_s_weights() -> None:
+    narrow, tall = nn.Linear(64, 50), nn.Linear(64, 4096)
+    job = prepare(nn.Sequential(narrow), "rtn", "8bits")
+    weights = trial._weights(job, job.plan.parts[0], 128)
+    whole = narrow.weight.detach()
+    assert weights.shape == (128, trial.TRIAL_COLS)
+    assert weights.flatten()[: whole.numel()].equal(whole.flatten())
+    job = prepare(nn.Sequential(tall), "rtn", "4bits")
+    assert trial._weights(job, job.plan.parts[0], 2).view(-1, 64).equal(tall.weight.detach()[2040:2056])

@@ -29,7 +29,7 @@ def command(
     if out.exists():
         raise UsageError(f"{out} is there already", hint="name another file, or remove it")
     set_threads(threads)
-    found = measure(lambda done, total: say(f"{done} of {total} shapes measured"))
+    found = measure(lambda done, total: say(f"{done} of {total} batch sizes measured"))
     found.write(out)
     if this.json:
         this.emit(asdict(found))

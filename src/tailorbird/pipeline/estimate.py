@@ -1,7 +1,8 @@
 """How long a job will take, how much memory and how much room on disk it will need, before it begins.
 
-Work is counted (products, swept weights, bytes) and multiplied by what it took in short trials (`pipeline.trial`): one
-matrix product, the method itself fitting a small random weight, and the first block. docs/cli.md says how good that is.
+Work is counted (products, swept weights, bytes) and multiplied by what it took in short trials (`pipeline.trial`,
+`pipeline.handling`): one matrix product, the method itself fitting some of the model's weights, the first block, and
+the way of a weight from the checkpoint to the verified artifact. docs/cli.md says how good that is.
 """
 
 from __future__ import annotations
@@ -13,10 +14,22 @@ from tailorbird.anatomy import Part
 from tailorbird.kernels import dense
 from tailorbird.measure.states import SPILL_BYTES
 from tailorbird.measure.statistics import SAMPLE
+from tailorbird.method import Method
 from tailorbird.pipeline.allocation import MASKED
 from tailorbird.pipeline.calibration import BATCH, ESTIMATE, HELD_BACK
+from tailorbird.pipeline.handling import fresh_trial, handling_trial
+from tailorbird.pipeline.memory import keep_little
 from tailorbird.pipeline.prepare import Prepared, fitted_first
-from tailorbird.pipeline.trial import LEARN_ROWS, TRIAL_COLS, block_trial, fit_trial, product_rate, timed, tune_trial
+from tailorbird.pipeline.trial import (
+    LEARN_ROWS,
+    TRIAL_COLS,
+    block_trial,
+    fit_trial,
+    product_rate,
+    timed,
+    transform_trial,
+    tune_trial,
+)
 from tailorbird.pipeline.turn import ROWS, TOKENS
 from tailorbird.plan import Plan
 from tailorbird.score.losses import TOP
@@ -25,12 +38,10 @@ from tailorbird.score.output import ROWS as OUTPUT_ROWS
 from tailorbird.transform.learn import BATCH as LEARN_BATCH
 from tailorbird.transform.learn import STEPS
 
-# Outputs a method that asks for inputs compares at once, at most.
-OUTPUTS = 2**26
-# Bytes a second at which weights are read, converted, digested and written.
+# Outputs that a method which decides by inputs compares at once, at most, and matrices of them that it holds.
+OUTPUTS, COMPARED = 2**26, 5
+# Bytes a second at which weights are read and converted.
 STREAMING = 400e6
-# Seconds in which a fresh process imports what verifying needs.
-FRESH = 5.0
 # Weights a second that are rounded to nearest.
 ROUNDING = 50e6
 # A forward pass does less than one large product does in the same time.
@@ -54,8 +65,8 @@ class Estimate:
     """What a job will need.
 
     Attributes:
-        seconds: by stage: rotate (where a rotation is learned), measure, fit, score (of parts and formats), verify
-            (with packing), evaluate.
+        seconds: by stage: rotate (where a rotation is learned), measure, fit, pack, score (of parts and formats),
+            verify, evaluate.
         total_seconds: their sum.
         memory_bytes: peak, above what the interpreter with its libraries takes.
         disk_bytes: most that is on disk at once: the artifact in the making, and what does not fit into memory.
@@ -88,22 +99,51 @@ def estimate(job: Prepared, tokens: int, evaluated: int = 0, batches: int = 1, a
         batches: in which the calibration text comes.
         attempts: plans that are fitted, at most, where bits are shared out by measured losses.
     """
-    rate = product_rate()
+    # As the job will, so that a large block of memory costs what it will cost then.
+    keep_little()
+    rate, handling = product_rate(), handling_trial(job)
     inner = [part for part in job.plan.parts if part.block is not None]
     weights = job.plan.numel
     seconds = {
         "measure": _measuring(job, inner, tokens, batches, rate) if job.method.needs else 0.0,
-        "fit": _fitting(job, rate) + _tuning(job, inner, tokens, batches, rate) + 4 * weights / STREAMING,
+        "fit": _fitting(job, rate) + _tuning(job, inner, tokens, batches, rate) + handling.kept * weights,
+        "pack": handling.writing(len(job.pieces), weights),
         "score": _scoring(job, inner, rate),
-        "verify": FRESH + 4 * weights / STREAMING,
+        "verify": fresh_trial(_words(job))
+        + handling.checked * weights
+        + handling.unpacked * sum(part.numel for part in inner),
         "evaluate": 2 * (2 * evaluated * weights / (FORWARD * rate) + 4 * weights / STREAMING) if evaluated else 0.0,
     }
+    if _searched(job):
+        seconds["fit"] += _transforming(job, inner, tokens, batches)
     if job.method.rotate == "learned":
         seconds["rotate"] = _learning(job, inner, tokens, rate)
     attempts = _attempts(job, attempts)
-    seconds["measure"], seconds["fit"] = attempts * seconds["measure"], attempts * seconds["fit"]
+    for stage in ("measure", "fit", "pack"):
+        seconds[stage] *= attempts
     disk = _disk(job, inner, tokens, attempts)
     return Estimate(seconds, sum(seconds.values()), _memory(job, inner, tokens, batches), disk)
+
+
+def _words(job: Prepared) -> int:
+    """Of the vocabulary, where there is a tokenizer."""
+    parts = job.plan.parts if job.checkpoint else ()
+    return max((part.shape[0] for part in parts if part.role == "embedding"), default=0)
+
+
+def _window(tokens: int, batches: int) -> int:
+    """Tokens of a window in the trial."""
+    return max(1, min(WINDOW, tokens // (BATCH * batches)))
+
+
+def _searched(job: Prepared) -> bool:
+    """Blocks are transformed before they are fitted, and measured anew."""
+    return bool(job.method.transforms and job.checkpoint and job.model.anatomy.blocks)
+
+
+def _transforming(job: Prepared, inner: list[Part], tokens: int, batches: int) -> float:
+    first = sum(part.numel for part in inner if part.block == 0)
+    return transform_trial(job, _window(tokens, batches)) * sum(part.numel for part in inner) / first if first else 0.0
 
 
 def _attempts(job: Prepared, attempts: int) -> int:
@@ -122,13 +162,13 @@ def _learning(job: Prepared, inner: list[Part], tokens: int, rate: float) -> flo
 
 def _measuring(job: Prepared, inner: list[Part], tokens: int, batches: int, rate: float) -> float:
     """Two forward passes of every block, one of them with statistics; three with the uncompressed model's; half a one
-    before a tied embedding."""
+    before a tied embedding; one more with statistics after a transform."""
     more = ("reference" in job.method.needs) + 0.5 * any(map(fitted_first, job.pieces))
     work = sum(part.numel * part.uses for part in inner)
-    trial = block_trial(job, max(1, min(WINDOW, tokens // (BATCH * batches))))
+    trial, again = block_trial(job, _window(tokens, batches)), _searched(job)
     if trial is not None:
-        alike = work / trial.work
-        return alike * (tokens * (trial.measured + (1 + more) * trial.forward) + (2 + more) * trial.read)
+        each = (1 + again) * trial.measured + (1 + more) * trial.forward
+        return work / trial.work * (tokens * each + (2 + more + again) * trial.read)
     products = (2 + more) * 2.0 * tokens * work / FORWARD
     if "gram" in job.method.needs:
         products += 2.0 * tokens * sum(cols**2 for _, cols in _inputs(job.plan.parts))
@@ -154,17 +194,35 @@ def _scoring(job: Prepared, inner: list[Part], rate: float) -> float:
 
 
 def _fitting(job: Prepared, rate: float) -> float:
-    fixed, each, deciding, factor = fit_trial(job.method, job.plan.parts)
+    """Parts in the blocks, and beside them: their weights are of different kinds."""
+    inside = [part for part in job.plan.parts if part.block is not None]
+    beside = [part for part in job.plan.parts if part.block is None]
+    return sum(_fitting_like(job, parts, rate) for parts in (inside, beside) if parts) + _comparing(job, rate)
+
+
+def _comparing(job: Prepared, rate: float) -> float:
+    """Products for the errors of the fitted weights, and for what the rows of a head are worth."""
+    products = 0.0
+    for part in job.plan.parts:
+        if "gram" in job.method.needs:
+            products += 4.0 * part.numel * part.shape[1]
+        if job.by_rows and (part.role == "head" or part.tied):
+            products += 2.0 * SAMPLE * part.numel / FORWARD
+    return products / rate
+
+
+def _fitting_like(job: Prepared, parts: list[Part], rate: float) -> float:
+    fixed, each, deciding, factor = fit_trial(job, max(parts, key=lambda part: part.numel))
     total = 0.0
     alone = not job.method.passes(1)
-    for part in job.plan.parts:
+    for part in parts:
         rows, cols = part.shape
         if job.method.needs and rows * cols:
             total += deciding * min(SAMPLE * rows, OUTPUTS) * cols
         if alone or part.block is None:
             total += cols * (fixed * -(-rows // 2048) + each * rows)
             total += rows * cols**2 / rate if job.method.needs else 0.0
-    return total + factor * sum(cols**3 for _, cols in _inputs(job.plan.parts))
+    return total + factor * sum(cols**3 for _, cols in _inputs(parts))
 
 
 def _tuning(job: Prepared, inner: list[Part], tokens: int, batches: int, rate: float) -> float:
@@ -205,8 +263,7 @@ def _memory(job: Prepared, inner: list[Part], tokens: int, batches: int) -> int:
     outer = [part for part in job.plan.parts if part.block is None]
     copied = 1 + CLASS * job.by_rows
     ends = max((int(4 * copied * part.numel) + _working(job, part) + grams.get(None, 0) for part in outer), default=0)
-    words = max((part.shape[0] for part in outer if job.checkpoint and part.role == "embedding"), default=0)
-    words *= TOKENIZER if needs else TOKENIZER_READ
+    words = _words(job) * (TOKENIZER if needs else TOKENIZER_READ)
     return int(words + states + kept + max(block, ends, _scoring_memory(job, inner)))
 
 
@@ -242,5 +299,6 @@ def _scoring_memory(job: Prepared, inner: list[Part]) -> int:
 
 def _working(job: Prepared, part: Part) -> int:
     """Codes, packed planes and the outputs a method compares, beside the weight itself."""
-    compared = 3 * 4 * min(SAMPLE * part.shape[0], OUTPUTS) if "inputs" in job.method.needs else 0
+    decides = "inputs" in job.method.needs and type(job.method).decide is not Method.decide
+    compared = COMPARED * 4 * min(SAMPLE * part.shape[0], OUTPUTS) if decides else 0
     return part.numel + 2 * job.plan.part_bytes(part) + compared

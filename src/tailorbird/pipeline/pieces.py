@@ -201,7 +201,7 @@ def _pack(
     planes = fitted.pack()
     found.planes[part.name] = planes
     found.facts[part.name] = {
-        "error": _error(job, part, planes, stats, weight),
+        "error": output_error(job, part, planes, stats, weight),
         "bytes": planes.nbytes,
         "digest": weight_digest(fitted.meaning()),
         "seconds": time.perf_counter() - start,
@@ -230,7 +230,7 @@ def _classes(job: Prepared, part: Part, worth: Tensor | None) -> RowSpec | None:
     return found if found is not None and job.rules.allows(part, found) else None
 
 
-def _error(job: Prepared, part: Part, planes: PackedWeight, stats: Stats, fitted: Tensor | None) -> float:
+def output_error(job: Prepared, part: Part, planes: PackedWeight, stats: Stats, fitted: Tensor | None) -> float:
     """Relative output error trace(dW H dW^T) / trace(W H W^T); H = I without statistics."""
     lost, whole = 0.0, 0.0
     step = max(1, CHUNK // part.shape[1])

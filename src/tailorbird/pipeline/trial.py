@@ -1,4 +1,4 @@
-"""Short trials that say what this machine does: a matrix product, a method on a small weight, the first block.
+"""Short trials that say what this machine does: a matrix product, a method on some weights, the first block.
 
 The estimate (`pipeline.estimate`) multiplies what they took by the work of a job.
 """
@@ -52,14 +52,9 @@ def block_trial(job: Prepared, length: int) -> BlockTrial | None:
     parts = [part for part in job.plan.parts if part.block == 0]
     if job.checkpoint is None or not job.model.anatomy.blocks or not parts:
         return None
-    width = next((part.shape[1] for part in job.plan.parts if part.role == "embedding"), parts[0].shape[1])
-
-    def rows(ids: Tensor) -> Tensor:
-        return torch.randn(*ids.shape, width, generator=torch.Generator().manual_seed(0))
 
     def took(windows: int) -> tuple[float, float]:
-        # Two small windows never are too large for memory: the folder is not used.
-        stream = Stream(job.model, [torch.zeros(windows, length, dtype=torch.int64)], rows, Path())
+        stream = _stream(job, windows, length)
         measured = timed(lambda: stream.measure(0, parts, job.method.needs))
         return measured, timed(lambda: stream.advance(0, {}))
 
@@ -67,6 +62,31 @@ def block_trial(job: Prepared, length: int) -> BlockTrial | None:
     measured, forward = (max(0.0, b - a) / (MORE * length) for a, b in zip(few, many, strict=True))
     read = max(0.0, few[1] - forward * length)
     return BlockTrial(read, forward, measured, sum(part.numel * part.uses for part in parts))
+
+
+def transform_trial(job: Prepared, length: int) -> float:
+    """Seconds the method's transform takes for the first block, on a window of so many tokens."""
+    piece = next(piece for piece in job.pieces if piece.block == 0)
+    method, times = job.method.shortened()
+    stream = _stream(job, 1, length)
+    stats = stream.measure(0, piece.parts, method.needs)
+    kept = {name: job.kept[name] for name in piece.kept}
+    block = stream.block(0, piece.parts, stats, kept, 0, lambda done, total: None, job.plan.specs)
+    # Once is enough: measuring has warmed up what it runs.
+    took = timed(lambda: method.transform(block), 1)
+    job.model.drop(job.model.blocks[0])
+    return times * took
+
+
+def _stream(job: Prepared, windows: int, length: int) -> Stream:
+    """Random states in front of the first block."""
+    width = next(part.shape[1] for part in job.plan.parts if part.role == "embedding" or part.block == 0)
+
+    def rows(ids: Tensor) -> Tensor:
+        return torch.randn(*ids.shape, width, generator=torch.Generator().manual_seed(0))
+
+    # A few small windows never are too large for memory: the folder is not used.
+    return Stream(job.model, [torch.zeros(windows, length, dtype=torch.int64)], rows, Path())
 
 
 def tune_trial(method: Method, like: Part, rows: int) -> None:
@@ -83,13 +103,14 @@ def tune_trial(method: Method, like: Part, rows: int) -> None:
     method.tune(block, {"trial": method.spec(part, TRIAL_BITS)})
 
 
-def fit_trial(method: Method, parts: Any) -> tuple[float, float, float, float]:
-    """Seconds for a column of a chunk, for a weight, for an output and column decided on, and for a cubed column."""
+def fit_trial(job: Prepared, like: Part) -> tuple[float, float, float, float]:
+    """Seconds for a column of a chunk, for a weight, for an output and column decided on, and for a cubed column; all
+    of weights like a part's."""
+    method = job.method
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(SAMPLE, TRIAL_COLS, generator=generator)
-    weight = torch.randn(TRIAL_ROWS[1], TRIAL_COLS, generator=generator)
-    cols = TRIAL_COLS
-    spec = method.spec(replace(parts[0], name="trial", shape=(TRIAL_ROWS[1], cols)), TRIAL_BITS)
+    weight, cols = _weights(job, like, TRIAL_ROWS[1]), TRIAL_COLS
+    spec = method.spec(replace(like, name="trial", shape=(TRIAL_ROWS[1], cols)), TRIAL_BITS)
     gram = inputs.T @ inputs
     shared = Stats(gram, inputs, SAMPLE)
     deciding = timed(lambda: method.decide(weight.clone(), shared, spec))
@@ -100,14 +121,24 @@ def fit_trial(method: Method, parts: Any) -> tuple[float, float, float, float]:
     return fixed / cols, each / cols, deciding / (SAMPLE * TRIAL_ROWS[1] * cols), max(0.0, fresh - small) / cols**3
 
 
+def _weights(job: Prepared, part: Part, rows: int) -> Tensor:
+    """Weights from the middle of a part, float32 (rows, TRIAL_COLS): what is solved round by round takes as many as
+    the weights ask for. Neighbours stay neighbours, so that groups are those of the part."""
+    count = rows * TRIAL_COLS
+    most = min(part.shape[0], -(-count // part.shape[1]))
+    low = (part.shape[0] - most) // 2
+    values = job.model.read_rows(part, low, low + most).float().flatten()
+    return values.repeat(-(-count // len(values)))[:count].view(rows, TRIAL_COLS)
+
+
 def _fit(method: Method, weight: Tensor, stats: Stats, spec: Spec) -> None:
     method.fit(weight.clone(), stats, spec).pack()
 
 
-def timed(work: Callable[[], Any]) -> float:
-    """The faster of two runs: the first one also warms up."""
+def timed(work: Callable[[], Any], runs: int = 2) -> float:
+    """The fastest of some runs: the first one also warms up."""
     took = []
-    for _ in range(2):
+    for _ in range(runs):
         start = time.perf_counter()
         work()
         took.append(time.perf_counter() - start)
