@@ -108,9 +108,10 @@ def test_killed_after_every_piece(
                 with pytest.raises(UsageError, match="another job"):
                     simulate_to(out, model, split, budgets=(0.5,), resume=True)
     assert attempt == 8 + 4
-    assert [done for what, done, _ in seen if what == "policies"] == [0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert [done for what, done, _ in seen if what == "policies"] == [0, 1, 1, 2, 2, 3, 3, 3]  # never back
     assert len(sent) == 8  # nothing that was finished is made again
-    assert {(what, total) for what, _, total in seen} == {("streams of devices", 2 * DEVICES), ("policies", 4)}
+    stages = {(what, total) for what, _, total in seen}
+    assert stages == {("streams of devices", 2 * DEVICES), ("policies", 3), ("learned policies", 1)}
     for file in ("report.json", "report.html"):
         assert (out / file).read_bytes() == (whole / file).read_bytes()
     assert not out.with_name("out.simulation").exists()
@@ -118,7 +119,7 @@ def test_killed_after_every_piece(
         simulate_to(out, model, split, budgets=BUDGETS, resume=True)
 
 
-@pytest.mark.parametrize("moment", [0, 1, 2, 9, 20, 24])
+@pytest.mark.parametrize("moment", [0, 1, 2, 20])
 def test_killed_while_it_writes(
     tmp_path: Path, model: Tailored, split: Split, whole: Path, monkeypatch: pytest.MonkeyPatch, moment: int
 ) -> None:

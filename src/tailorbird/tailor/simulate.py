@@ -133,16 +133,16 @@ def replayed(
     pieces: Pieces | None = None,
 ) -> Row:
     """What `simulate` returns, from the fleets of both stages and the table of items, (items + 1, width)."""
-    found, names = outcomes(real), [*POLICIES, *FORMS]
-    policies = {}
-    done = sum(pieces is not None and _file(name) in pieces for name in names)
-    told("policies", done, len(names))
-    for name in names:
-        fresh = pieces is None or _file(name) not in pieces
-        policies[name] = json.loads(once(pieces, _file(name), partial(_policy, name, trial, found, items, budgets)))
-        if fresh:
-            done += 1
-            told("policies", done, len(names))
+    found, policies = outcomes(real), {}
+    for what, names in (("policies", POLICIES), ("learned policies", FORMS)):  # a pace of their own each
+        done = sum(pieces is not None and _file(name) in pieces for name in names)
+        told(what, done, len(names))
+        for name in names:
+            fresh = pieces is None or _file(name) not in pieces
+            policies[name] = json.loads(once(pieces, _file(name), partial(_policy, name, trial, found, items, budgets)))
+            if fresh:
+                done += 1
+                told(what, done, len(names))
     return {
         "devices": len(real.stream.users), "events": real.stream.at.shape[1], "payload": float(real.nbytes.mean()),
         "static": found.static(), "rows": [row for each in policies.values() for row in each["rows"]],
