@@ -34,8 +34,9 @@ def write_page(root: Path) -> None:
 _HEAD = """# Recommenders, measured
 
 Written by `python benchmarks/recommenders.py`; do not edit. Leave-one-out, full ranking of the catalogue without items
-of the history, ties broken pessimistically; the epoch with the best NDCG@10 on validation, tested once. Means over
-seeds, and their standard deviation. Seconds are processor seconds until the best epoch was done, looks at validation
+of the history, ties broken pessimistically; the epoch with the best NDCG@10 on validation, tested once. In brackets:
+the 95 % interval, from users drawn again with repetition. Of several seeds: means, the standard deviation over seeds,
+and the means of their intervals' ends. Seconds are processor seconds until the best epoch was done, looks at validation
 included; a sample is one prediction that was trained on. *Published* figures (NDCG@10 / HR@10) are other people's, on
 their own copies and settings of these data: a level to expect, not a contest. For TIGER, items outside the beam are
 last.
@@ -56,7 +57,7 @@ def _section(data: str, rows: list[Row]) -> str:
 
 
 def _line(model: str, same: list[Row]) -> str:
-    values = [_spread([row["test"][name]["mean"] for row in same]) for name in ("ndcg@10", "hr@10")]
+    values = [_spread([row["test"][name] for row in same]) for name in ("ndcg@10", "hr@10")]
     known = PUBLISHED.get((same[0]["data"], model))
     cells = [
         model, str(len(same)), *values, f"{known[0]:.4f} / {known[1]:.4f}" if known else "",
@@ -85,7 +86,7 @@ _PEERS = """
 
 The same events, split and ranking (`benchmarks/peers/recbole_run.py`), one thread. *Goal*: RecBole's best NDCG@10 on
 validation. RecBole chooses its epoch and stops by its own figure, which ranks items of the history too; the test
-figures are those of that epoch, without and with items of the history.
+figures are those of that epoch, without and with items of the history; RecBole's come without intervals.
 
 | | epochs | best on validation | goal reached after | RecBole's time | samples/s | test NDCG@10 | history too |
 |---|--:|--:|--:|--:|--:|--:|--:|
@@ -107,13 +108,18 @@ def _our_line(row: Row, reached: Row | None, goal: Row) -> str:
     times = f"1/{goal['cpu_seconds'] / reached['cpu_seconds']:.0f}" if reached else ""
     return (
         f"| ours, {row['model']}, seed {row['seed']} | {row['epochs']} | {row['validation ndcg@10']:.4f} | {when} | "
-        f"{times} | {row['samples_per_cpu_s']:,.0f} | {row['test']['ndcg@10']['mean']:.4f} | "
-        f"{row['test, history too']['ndcg@10']['mean']:.4f} |"
+        f"{times} | {row['samples_per_cpu_s']:,.0f} | {_spread([row['test']['ndcg@10']])} | "
+        f"{_spread([row['test, history too']['ndcg@10']])} |"
     )
 
 
-def _spread(values: list[float]) -> str:
-    return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
+def _spread(figures: list[Row]) -> str:
+    """Mean over seeds, how far they lie apart, and the interval where it is known."""
+    values = [figure["mean"] for figure in figures]
+    apart = f" ± {stdev(values):.4f}" if len(values) > 1 else ""
+    known = all("low" in figure and "high" in figure for figure in figures)
+    ends = [mean(figure[end] for figure in figures) for end in ("low", "high")] if known else []
+    return f"{mean(values):.4f}{apart}" + (f" [{ends[0]:.4f}, {ends[1]:.4f}]" if ends else "")
 
 
 def _machines(rows: list[Row]) -> str:

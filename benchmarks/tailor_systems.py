@@ -14,12 +14,13 @@ from torch import nn
 
 from tailorbird.tailor.duet import Static, through
 from tailorbird.tailor.finetune import finetuned
+from tailorbird.tailor.fleet import Fleet, fleet, uplink
 from tailorbird.tailor.folder import Tailored
 from tailorbird.tailor.learn import Settings, Told, published, train
 from tailorbird.tailor.manifest import Floats, Manifest
 from tailorbird.tailor.patch import Patch, full
 from tailorbird.tailor.run import finished
-from tailorbird.tailor.simulate import Fleet, fleet, replayed, uplink
+from tailorbird.tailor.simulate import replayed
 from tailorbird.tailor.staleness import Sent, Stream, ranks_of, send
 from tailorbird.tailor.systems import DUET, FineTune, System, find
 from tailorbird.tasks.sequences.dataset import Ints

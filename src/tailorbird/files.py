@@ -97,6 +97,25 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def unfinished(out: Path, what: str, *, resume: bool) -> Path:
+    """The folder beside `out` in which it is worked on; nothing is overwritten, and no work is taken up unasked.
+
+    Args:
+        out: what it becomes.
+        what: the work in a word, such as ``training``.
+        resume: go on with work that is there.
+
+    Raises:
+        UsageError: `out` exists, or there is unfinished work and none was to be resumed.
+    """
+    work = out.with_name(f"{out.name}.{what}")
+    if out.exists():
+        raise UsageError(f"{out} exists", hint="choose another folder with --out, or remove this one")
+    if work.exists() and not resume:
+        raise UsageError(f"{work} holds an unfinished {what}", hint="go on with --resume, or remove that folder")
+    return work
+
+
 def disk_full(path: Path, cause: BaseException) -> ResourceError:
     """The one error for a full disk, wherever it shows."""
     return ResourceError(

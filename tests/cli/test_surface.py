@@ -38,7 +38,17 @@ SURFACE = {
         *("--set", "--target"),
     },
     "compare": {"items", "--bench", "--parts", "--model"},
-    "evaluate": {"model", "--reference", "--tokens", "--window", "--text", "--tasks"},
+    "evaluate": {
+        "model",
+        "--reference",
+        "--tokens",
+        "--window",
+        "--text",
+        "--tasks",
+        "--candidates",
+        "--draw",
+        "--seed",
+    },
     "run": {
         *("model", "prompt", "--max-tokens", "--temperature", "--top-k", "--top-p", "--seed", "--stop", "--dense"),
         *("--min-p", "--activations", "--cache", "--threads"),
@@ -63,7 +73,7 @@ SURFACE = {
     "tailor make": {"model", "--history", "--out"},
     "tailor apply": {"model", "--patch", "--history", "--count"},
     "tailor export": {"model", "--out"},
-    "simulate": {"model", "--devices", "--budget", "--svg"},
+    "simulate": {"model", "--devices", "--budget", "--out", "--resume", "--svg"},
 }
 
 

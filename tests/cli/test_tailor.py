@@ -48,6 +48,8 @@ def test_trained(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     about = json.loads((folders / "mine" / "tailor.json").read_text())
     assert about["payload"] < 500 and about["log"][0]["epoch"] == 0
     assert {"trunk", "duet", "p"} == about["test"]["ndcg@10"].keys()
+    page = (folders / "mine" / "report.html").read_text()
+    assert "duet on gru4rec" in page and "head users (" in page and "Validation: generator" in page
     assert 0 < about["detector"]["rate"] <= 0.3 and about["detector"]["form"] == "intellectreq"
     assert call(["tailor", "train", str(folders / "trunk"), "--out", "x", "--budget", "1"]) == 2
     assert call(["tailor", "train", str(folders / "trunk"), "--out", "x", "--budget", "0.5", "--detector", "no"]) == 2
@@ -125,6 +127,12 @@ def test_simulate(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert never["ndcg@10"] == rows["drift", 0]["ndcg@10"] or policy == "random"  # five replays, other intervals
     for odd in (["--devices", "-5"], ["--budget", "1.5"], ["--budget", "nan"]):
         assert call(["simulate", str(folders / "mine"), *odd]) == 2
+    out = tmp_path / "fleet"
+    assert call([*args, "--out", str(out)]) == 0 and f"report: {out / 'report.html'}" in capsys.readouterr().out
+    kept = json.loads((out / "report.json").read_text())
+    assert {key: kept[key] for key in found} == found and "kB up a device" in (out / "report.html").read_text()
+    assert call([*args, "--out", str(out), "--resume"]) == 2 and "exists" in capsys.readouterr().err
+    assert call([*args, "--resume"]) == 2
     assert svg.read_text().startswith("<svg") and "intellectreq gain" in svg.read_text()
     assert call(args[:4]) == 0 and "against random" in capsys.readouterr().out
 

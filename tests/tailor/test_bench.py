@@ -72,7 +72,7 @@ def test_what_is_scored_was_sent(systems: Any, cycles: Sequences, monkeypatch: p
         sent = real(*given)
         return type(sent)({name: np.zeros_like(value) for name, value in sent.heads.items()}, sent.nbytes)
 
-    monkeypatch.setattr("tailorbird.tailor.simulate.send", zeros)
+    monkeypatch.setattr("tailorbird.tailor.fleet.send", zeros)
     monkeypatch.setattr(systems, "send", zeros)
     this = job(systems, cycles, seed=1)
     alone = full_ranking(this.split, this.trunk.score).ranks.reshape(-1, 2)

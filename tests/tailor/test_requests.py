@@ -10,6 +10,7 @@ import torch
 
 from tailorbird.errors import DataError, UsageError
 from tailorbird.tailor.ask import DRAWS, LATENT
+from tailorbird.tailor.fleet import Fleet
 from tailorbird.tailor.head import NAMES, manifest_for, mapped
 from tailorbird.tailor.intellectreq import (
     FORMS,
@@ -25,7 +26,7 @@ from tailorbird.tailor.intellectreq import (
 )
 from tailorbird.tailor.patch import full
 from tailorbird.tailor.requests import ALWAYS, NEVER, POLICIES, Situation, calibrate, diced, drift, every, rate, replay
-from tailorbird.tailor.simulate import Fleet, replayed
+from tailorbird.tailor.simulate import replayed
 from tailorbird.tailor.staleness import NEVER as ABSENT
 from tailorbird.tailor.staleness import Stream, quality, rank_table, ranks_of, send, stream_of
 from tailorbird.tasks.sequences.dataset import Sequences

@@ -17,6 +17,7 @@ from tailorbird.errors import ArtifactError, DataError, ModelError, UsageError
 from tailorbird.tailor import folder as tailored
 from tailorbird.tailor.detect import check
 from tailorbird.tailor.device import PERSONAL, load
+from tailorbird.tailor.fleet import fleet
 from tailorbird.tailor.head import NAMES, mapped
 from tailorbird.tailor.intellectreq import FORMS
 from tailorbird.tailor.learn import heads_for
@@ -24,7 +25,7 @@ from tailorbird.tailor.patch import apply
 from tailorbird.tailor.persona import Persona
 from tailorbird.tailor.requests import POLICIES
 from tailorbird.tailor.run import tailor_and_test
-from tailorbird.tailor.simulate import fleet, simulate
+from tailorbird.tailor.simulate import simulate
 from tailorbird.tailor.staleness import quality
 from tailorbird.tailor.systems import SYSTEMS
 from tailorbird.tasks.sequences.dataset import Sequences
@@ -91,6 +92,9 @@ def test_killed_and_resumed_is_the_same(base: Path, tmp_path: Path, data: Sequen
     tailor_and_test(base / "trunk", data, out, options, system=name, resume=True)
     for file in ("generator.safetensors", "manifest.json"):
         assert (out / file).read_bytes() == (base / name / file).read_bytes()
+    logs = [json.loads((folder / "report.json").read_text())["log"] for folder in (out, base / name)]
+    first, second = ([(row["stage"], row["epoch"], row["ndcg@10"]) for row in log] for log in logs)
+    assert first == second  # epochs before a kill too
     assert not out.with_name("cut.training").exists()
 
 
@@ -322,9 +326,22 @@ def test_options_and_refusals(base: Path, tmp_path: Path, data: Sequences) -> No
     assert sizes["diet"] < sizes["duet"]
 
 
-def test_export_of_every_system(base: Path, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
-    from tailorbird.tailor.export import export
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_export_of_every_system(base: Path, tmp_path: Path, data: Sequences, name: str) -> None:
+    """The graph gives the device's scores with the patches that the system sends, and each user has other ones."""
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    pytest.importorskip("onnx", reason="needs the extra onnx")
+    from tailorbird.tailor.export import export, padded
 
-    for name in SYSTEMS:
-        assert export(base / name, tmp_path / name).error < 1e-4
+    assert export(base / name, tmp_path / "x").error < 1e-4
+    session = onnxruntime.InferenceSession(str(tmp_path / "x" / "model.onnx"), providers=["CPUExecutionProvider"])
+    whole, device, scores = tailored.read(base / name), load(base / name), []
+    ids = padded(device, [data.items[:5].tolist()])
+    for history in (None, data.items[:5], data.items[20:29]):
+        if history is not None:
+            device.take(whole.message(history))
+        scores.append(session.run(["scores"], {"ids": ids} | {key: device.tensors[key] for key in NAMES})[0][0])
+        wanted = device.scores(data.items[:5].tolist())
+        np.testing.assert_allclose(scores[-1], wanted, atol=1e-4 * np.abs(wanted).max())
+    plain, first, second = scores
+    assert np.abs(first - plain).max() > 1e-4 < np.abs(first - second).max()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tailorbird.cli.options import Json, Loadable, Recipe
+from tailorbird.cli.ranked import evaluated
 from tailorbird.cli.session import say, session
 
 if TYPE_CHECKING:
@@ -37,14 +38,23 @@ def command(
         list[str] | None,
         typer.Option("--tasks", metavar="NAME|FILE", help="Multiple-choice task of lm-eval, or a .jsonl file."),
     ] = None,
+    candidates: Annotated[
+        Path | None,
+        typer.Option("--candidates", metavar="FILE", help="Of a recommender: rank among these, not all items."),
+    ] = None,
+    draw: Annotated[int, typer.Option("--draw", min=0, help="Draw so many a case into that file first.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of what is drawn.")] = 0,
     recipe: Recipe = None,
     json: Json = False,
 ) -> None:
-    """Measure perplexity, and the distance from the original: KL divergence and top-1 agreement."""
+    """Measure perplexity, and the distance from the original: KL divergence and top-1 agreement. Of a recommender: the
+    figures of its test."""
     from tailorbird.cli.progress import evaluation
     from tailorbird.pipeline.quality import evaluate, open_model
 
     this = session(context)
+    if evaluated(model, candidates, draw, seed, this):
+        return
     opened = open_model(model)
     original = _reference(opened, reference)
     with evaluation(f"evaluating {model}") as progress:

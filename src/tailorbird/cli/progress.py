@@ -69,6 +69,48 @@ def drawn() -> Iterator[PieceBar]:
 
 
 @contextmanager
+def stages() -> Iterator[Told]:
+    """What a long job tells of its stages, as a bar each on a terminal, else as lines; both say what is left."""
+    console = Console(stderr=True, markup=False, highlight=False)
+    if not console.is_terminal:
+        yield _Lines()
+        return
+    with _bars(console) as bars:
+        yield _each(bars)
+
+
+class _Lines:
+    """A line for every tenth of a stage. What was done before the first call took no time of this one."""
+
+    def __init__(self) -> None:
+        self.began: dict[str, tuple[float, int]] = {}
+        self.tenths: dict[str, int] = {}
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now, tenth = time.perf_counter(), 10 * done // max(total, 1)
+        start, before = self.began.setdefault(what, (now, done))
+        if self.tenths.get(what) == tenth:
+            return
+        self.tenths[what] = tenth
+        gone, left = now - start, ""
+        if before < done < total:
+            left = f", {gone / (done - before) * (total - done):.0f} s left"
+        say(f"{what}: {done} of {total}, {gone:.0f} s{left}")
+
+
+def _each(bars: Bars, prefix: str = "") -> Told:
+    """A bar for every stage that tells something."""
+    tasks: dict[str, Any] = {}
+
+    def told(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            tasks[what] = bars.add_task(f"{prefix}{what}", total=total, completed=done)
+        bars.update(tasks[what], completed=done)
+
+    return told
+
+
+@contextmanager
 def evaluation(name: str) -> Iterator[Told]:
     """What `evaluate` is told to tell: a bar on a terminal, else one line."""
     console = Console(stderr=True, markup=False, highlight=False)
@@ -77,14 +119,7 @@ def evaluation(name: str) -> Iterator[Told]:
         yield lambda what, done, total: None
         return
     with _bars(console) as bars:
-        tasks: dict[str, Any] = {}
-
-        def told(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(f"{name}: {what}", total=total)
-            bars.update(tasks[what], completed=done)
-
-        yield told
+        yield _each(bars, f"{name}: ")
 
 
 def _bars(console: Console) -> Bars:

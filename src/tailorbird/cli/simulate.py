@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from tailorbird.cli.options import Json, Recipe
-from tailorbird.cli.session import Session, say, session
+from tailorbird.cli.session import Session, session
+from tailorbird.errors import UsageError
 
 
 def command(
@@ -18,27 +19,45 @@ def command(
     budget: Annotated[
         list[float] | None, typer.Option("--budget", help="Requests by event, 0 to 1; may be repeated.")
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="A new folder for report.html; makes the simulation resumable."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted simulation.")] = False,
     svg: Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Draw the curves.")] = None,
     recipe: Recipe = None,
     json: Json = False,
 ) -> None:
     """Replay the test events of a fleet of devices under every policy: quality against requests and bytes."""
+    from tailorbird.cli.progress import stages
     from tailorbird.files import write_atomic
     from tailorbird.tailor import folder
     from tailorbird.tailor.run import split_of
-    from tailorbird.tailor.simulate import BUDGETS, simulate
+    from tailorbird.tailor.simulate import BUDGETS, simulate, simulate_to
     from tailorbird.tasks.sequences import store
 
     this = session(context)
+    if out is None and resume:
+        raise UsageError("--resume without --out", hint="name the folder that the simulation was to write")
+    this.interrupted = lambda: (
+        f"go on with --resume; what is finished is kept beside {out}" if out else "nothing is kept without --out"
+    )
     tailored = folder.read(model)
     split = split_of(tailored.about, store.load(tailored.about["data"]["name"]))
-    found = simulate(tailored, split, budgets=tuple(budget or BUDGETS), devices=devices, told=say)
+    budgets = tuple(budget or BUDGETS)
+    with stages() as told:
+        if out is None:
+            found = simulate(tailored, split, budgets=budgets, devices=devices, told=told)
+        else:
+            found = simulate_to(out, tailored, split, budgets=budgets, devices=devices, resume=resume, told=told)
     if svg is not None:
         write_atomic(svg, drawn(found).encode())
     if this.json:
         this.emit(found)
     else:
         _show(this, found)
+        if out is not None:
+            this.line(f"report: {out / 'report.html'}")
 
 
 def _show(this: Session, found: dict[str, Any]) -> None:

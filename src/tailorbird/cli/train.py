@@ -9,6 +9,7 @@ import typer
 
 from tailorbird.cli.data import warn_of_ties
 from tailorbird.cli.options import Json, Recipe
+from tailorbird.cli.ranked import show_figures
 from tailorbird.cli.session import Session, say, session
 from tailorbird.errors import UsageError
 
@@ -58,10 +59,7 @@ def _told(row: dict[str, Any]) -> None:
 
 def _show(this: Session, found: dict[str, Any], out: Path) -> None:
     this.line(f"{found['model']} on {found['data']['name']}, {found['data']['split']}; {found['test']['protocol']}")
-    for name, value in found["test"]["figures"].items():
-        bare = isinstance(value, float)
-        text = f"{value:.4f}" if bare else f"{value['mean']:.4f}  [{value['low']:.4f}, {value['high']:.4f}]"
-        this.line(f"  {name:22} {text}")
+    show_figures(this, found["test"]["figures"])
     this.line(f"{out}: {found['seconds']:.0f} s, {found['samples_per_s']:.0f} predictions a second")
     this.line(f"report: {out / 'report.html'}")
 

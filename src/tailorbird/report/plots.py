@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 from tailorbird.report.axes import Frame, x_axis, y_axis
 from tailorbird.report.labels import Box, place
+from tailorbird.report.legend import legend
 from tailorbird.report.scale import fit
 from tailorbird.report.style import chart_css
 from tailorbird.report.svg import NAMESPACE, Point, label, marker, path, picture, rule, tag
-from tailorbird.report.text import figure, human_bytes, number, shorten, text_width, tick_text
+from tailorbird.report.text import figure, human_bytes, number, shorten, tick_text
 
 _WIDTH, _HEIGHT = 860.0, 540.0
 Unit = Literal["", "bytes"]
@@ -57,7 +58,7 @@ def scatter(
     """
     dots = [dot for row in rows if (dot := _dot(row, (x, y, label, series), log_x, log_y))]
     names = list(dict.fromkeys(dot.series for dot in dots))
-    legend, depth = _legend(names)
+    named, depth = legend(names, _WIDTH, 50.0)
     frame = Frame(64.0, 48.0 + depth, _WIDTH - 24, _HEIGHT - 54)
     across = fit((dot.x for dot in dots), frame.left, frame.right, log=log_x, margin=0.08)
     up = fit((dot.y for dot in dots), frame.bottom, frame.top, log=log_y, margin=0.08)
@@ -71,7 +72,7 @@ def scatter(
     for dot, (px, py) in zip(dots, points, strict=True):
         hover = f"{dot.label} ({dot.series}): {x_title} {shown(dot.x)}, {y_title} {figure(dot.y, 4)}"
         marks.append(marker(px, py, names.index(dot.series), size=5.0, hover=hover))
-    return _document(title, _description(dots, shown), legend, *marks)
+    return _document(title, _description(dots, shown), named, *marks)
 
 
 def _dot(row: Mapping[str, Any], keys: tuple[str, str, str, str], log_x: bool, log_y: bool) -> _Dot | None:
@@ -101,18 +102,6 @@ def _named(dot: _Dot, point: Point, box: Box) -> str:
     lead = rule(point[0], point[1], x, y, "lead faint") if far else ""
     middle = (box.left + box.right) / 2
     return lead + label(middle, box.bottom - 3, dot.label, anchor="middle", class_="halo")
-
-
-def _legend(names: list[str]) -> tuple[str, float]:
-    """Markers and names of the series, in as many lines as they need, and how deep that is in pixels."""
-    marks, x, y = [], 64.0, 50.0
-    for index, name in enumerate(names):
-        width = 32 + text_width(name)
-        if x + width > _WIDTH - 20 and x > 64:
-            x, y = 64.0, y + 20
-        marks += [marker(x + 6, y - 4, index, size=5.0), label(x + 17, y, name)]
-        x += width
-    return tag("g", *marks), y - 30 if names else 0.0
 
 
 def _description(dots: list[_Dot], shown: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tailorbird.report.svg import tag
@@ -51,6 +51,12 @@ def table(caption: str, heads: Sequence[str], lines: Sequence[Sequence[str]], *,
     )
     parts = (tag("caption", esc(caption)), tag("thead", tag("tr", head)), tag("tbody", body))
     return tag("div", tag("table", *parts), class_="scroll") if lines else ""
+
+
+def settings_table(caption: str, lines: Iterable[tuple[str, object]]) -> str:
+    """Names and values, those that are known."""
+    known = [[esc(name), tag("code", esc(value))] for name, value in lines if value is not None]
+    return table(caption, ["what", "value"], known, text_columns=2)
 
 
 def bar_table(caption: str, heads: tuple[str, str, str], bars: Sequence[Bar], full: float) -> str:

@@ -10,10 +10,11 @@ from tailorbird.errors import ArtifactError
 from tailorbird.report.axes import Frame, x_axis, y_axis
 from tailorbird.report.facts import Report, rows, section
 from tailorbird.report.header import tile
+from tailorbird.report.intervals import cell, mean, spread
 from tailorbird.report.scale import fit
 from tailorbird.report.skeleton import document, plain, write_page
 from tailorbird.report.svg import label, marker, path, picture, tag
-from tailorbird.report.tables import note, table
+from tailorbird.report.tables import note, settings_table, table
 from tailorbird.report.tables import section as page_section
 from tailorbird.report.text import MISSING, duration, esc, figure, number, percent, tick_text
 
@@ -35,7 +36,7 @@ def render_training(report: Mapping[str, Any]) -> str:
     if not section(section(report, "test"), "figures"):
         raise ArtifactError("the report has no test", hint="train the model again; its report is not complete")
     name = f"{report.get('model', 'model')} on {section(report, 'data').get('name', 'data')}"
-    parts = (_curves(report), _results(report), _origin(report))
+    parts = (_curves(report), _results(report), origin(report))
     return document(name, report, _header(name, report), *parts)
 
 
@@ -53,7 +54,7 @@ def _header(name: str, report: Report) -> str:
     data, test = section(report, "data"), section(report, "test")
     figures = section(test, "figures")
     best = _best(report)
-    tiles = [tile(key.upper(), esc(_mean(figures.get(key))), _range(figures.get(key))) for key in ("ndcg@10", "hr@10")]
+    tiles = [tile(key.upper(), esc(mean(figures.get(key))), spread(figures.get(key))) for key in ("ndcg@10", "hr@10")]
     if best is not None:
         looks = f"of {len(rows(report, 'log'))} looks, the best on validation"
         tiles.append(tile("Epoch", esc(f"{number(best.get('epoch')) or 0:.0f}"), looks))
@@ -64,14 +65,14 @@ def _header(name: str, report: Report) -> str:
 
 def _curves(report: Report) -> str:
     log = rows(report, "log")
-    drawn = [_curve(log, *curve) for curve in _CURVES]
+    drawn = [curve(log, *one) for one in _CURVES]
     if not any(drawn):
         return ""
     text = "The epoch that is kept has the best validation; the test was looked at once, with it."
     return page_section("Training", "training", note(text), tag("div", *drawn, class_="split"))
 
 
-def _curve(log: list[Report], key: str, name: str, y_name: str) -> str:
+def curve(log: list[Report], key: str, name: str, y_name: str) -> str:
     """A value by epoch, the kept epoch marked."""
     pairs = ((number(row.get("epoch")), number(row.get(key)), row.get("best") is True) for row in log)
     dots = [(x, y, best) for x, y, best in pairs if x is not None and y is not None]
@@ -100,14 +101,14 @@ def _results(report: Report) -> str:
     test = section(report, "test")
     figures = section(test, "figures")
     groups = [
-        [esc(name.upper()), *(_cell(figures.get(f"{name}{of}")) for of in _GROUPS)] for name in ("ndcg@10", "hr@10")
+        [esc(name.upper()), *(cell(figures.get(f"{name}{of}")) for of in _GROUPS)] for name in ("ndcg@10", "hr@10")
     ]
     by_group = table(
         "By the length of a user's history: the fifth with the shortest, the fifth with the longest",
         ["figure", "all users", "tail users", "head users"], groups,
     )  # fmt: skip
     names = [name for name in figures if not name.endswith(_GROUPS[1:])]
-    lines = [[esc(name), _mean(figures[name]), _range(figures[name]) or MISSING] for name in _ordered(names)]
+    lines = [[esc(name), mean(figures[name]), spread(figures[name]) or MISSING] for name in _ordered(names)]
     every = table("All figures", ["figure", "value", "95 % interval"], lines)
     cases = number(test.get("cases"))
     how = f"{cases:,.0f} cases; {test.get('protocol', '')}. " if cases is not None else ""
@@ -115,44 +116,22 @@ def _results(report: Report) -> str:
     return page_section("Results on the test", "results", note(text), by_group, every)
 
 
-def _origin(report: Report) -> str:
+def origin(report: Report) -> str:
+    """The section of what decided a result: data, settings and versions."""
     data, settings = section(report, "data"), section(report, "settings")
     tied = number(data.get("tied"))
     about = [("data", data.get("name")), ("digest of the events", data.get("digest")), ("split", data.get("split"))]
     if tied is not None:
         about.append(("events whose time another of the same user has", percent(tied)))
     chosen = [("seed", settings.get("seed")), *((k, v) for k, v in settings.items() if k != "seed")]
-    chosen += [(key, value) for key, value in section(report, "shape").items()]
-    chosen += [(key, report.get(key)) for key in ("parameters", "torch", "threads")]
-    tables = [
-        table(name, ["what", "value"], [[esc(k), _code(v)] for k, v in lines if v is not None], text_columns=2)
-        for name, lines in (("Data", about), ("Settings", chosen))
-    ]
+    chosen += [(key, value) for of in ("options", "shape") for key, value in section(report, of).items()]
+    chosen += [(key, report.get(key)) for key in ("parameters", "manifest", "torch", "threads")]
+    tables = [settings_table("Data", about), settings_table("Settings", chosen)]
     return page_section("What decided it", "origin", tag("div", *tables, class_="split"))
-
-
-def _code(value: object) -> str:
-    return tag("code", esc(value))
 
 
 def _best(report: Report) -> Report | None:
     return next((row for row in reversed(rows(report, "log")) if row.get("best") is True), None)
-
-
-def _mean(value: object) -> str:
-    return figure(number(value.get("mean")) if isinstance(value, Mapping) else number(value), 4)
-
-
-def _range(value: object) -> str:
-    if not isinstance(value, Mapping):
-        return ""
-    low, high = number(value.get("low")), number(value.get("high"))
-    return f"{figure(low, 3)} to {figure(high, 3)}" if low is not None and high is not None else ""
-
-
-def _cell(value: object) -> str:
-    ends = _range(value)
-    return _mean(value) + (tag("div", ends, class_="soft") if ends else "")
 
 
 def _ordered(names: list[str]) -> list[str]:

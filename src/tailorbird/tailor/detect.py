@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from tailorbird.errors import UsageError
+from tailorbird.tailor.fleet import fleet
 from tailorbird.tailor.folder import Tailored
 from tailorbird.tailor.intellectreq import FORMS, check_devices, detect, parted
 from tailorbird.tailor.requests import calibrate, rate, replay
-from tailorbird.tailor.simulate import fleet
 from tailorbird.tailor.staleness import stream_of
 from tailorbird.tasks.sequences.split import Split
 from tailorbird.zoo.recommenders.model import Recommender

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import torch
 from torch import nn
 
 from tailorbird.errors import UsageError
+from tailorbird.files import unfinished
 from tailorbird.method import read_options
+from tailorbird.report import write_tailoring
 from tailorbird.tailor import folder
 from tailorbird.tailor import trunk as trunks
 from tailorbird.tailor.detect import check, with_detector
@@ -22,8 +25,8 @@ from tailorbird.tailor.manifest import digest_of, model_digest
 from tailorbird.tailor.systems import System, find
 from tailorbird.tailor.work import Work
 from tailorbird.tasks.sequences.dataset import Sequences
-from tailorbird.tasks.sequences.metrics import hit, interval, ndcg, paired, per_user
-from tailorbird.tasks.sequences.ranking import Scorer, full_ranking
+from tailorbird.tasks.sequences.metrics import groups, hit, interval, ndcg, paired, per_user
+from tailorbird.tasks.sequences.ranking import Ranks, Scorer, full_ranking
 from tailorbird.tasks.sequences.split import Split
 from tailorbird.zoo.recommenders.din import DIN
 from tailorbird.zoo.recommenders.folder import forget
@@ -69,42 +72,31 @@ def tailor_and_test(
         UsageError, DataError: of a detector, see `detect.check`.
     """
     way, chosen = _chosen(system, settings or {})
-    work = _free(out, resume)
+    work = unfinished(out, "training", resume=resume)
     trunk, about = trunks.read(trunk_folder)
     _check_trunk(trunk)
     split = split_of(about, data)
     if budget is not None:
         check(budget, detector, split, trunk)
-    log: list[dict[str, Any]] = []
-
-    def heard(row: dict[str, Any]) -> None:
-        log.append({key: value for key, value in row.items() if key != "left"})
-        told(row)
-
     job = {
         "trunk": digest_of(folder.tensors_of(trunk)), "data": about["data"], "system": way.name,
         "options": dataclasses.asdict(way), "settings": dataclasses.asdict(chosen),
         "torch": torch.__version__, "threads": torch.get_num_threads(),
     }  # fmt: skip
-    maker = way.train(trunk, split, chosen, heard, Work(work, job)).requires_grad_(False)
+    states = Work(work, job)
+    maker = way.train(trunk, split, chosen, told, states).requires_grad_(False)
+    log = [row | {"stage": stage} for stage, rows in states.logs.items() for row in rows]
     tailored = finished(way, trunk, maker, split, chosen.window, about)
     payload = len(tailored.message(split.history(int(split.test.user[0]), int(split.test.at[0]))))
     facts = {"log": log, "payload": payload, "test": figures(trunk, maker, split, chosen.window, way.name)}
     if budget is not None:
         tailored, facts["detector"] = with_detector(tailored, split, budget, detector)
     folder.save(out, trunk_folder, tailored, chosen, facts)
+    kept = {"system": way.name, "data": about["data"], "settings": job["settings"]}
+    shown = {"model": trunk.name, "options": job["options"], "versions": {"tailorbird": version("tailorbird")}}
+    write_tailoring(out, kept | {key: job[key] for key in ("torch", "threads")} | shown | facts)
     forget(work)
-    return {"trunk": trunk.name, "system": way.name, "data": about["data"], "settings": job["settings"]} | facts
-
-
-def _free(out: Path, resume: bool) -> Path:
-    """The folder of the training; nothing is overwritten, and no training is taken up unasked."""
-    work = out.with_name(f"{out.name}.training")
-    if out.exists():
-        raise UsageError(f"{out} exists", hint="choose another folder with --out, or remove this one")
-    if work.exists() and not resume:
-        raise UsageError(f"{work} holds an unfinished training", hint="go on with --resume, or remove that folder")
-    return work
+    return {"trunk": trunk.name} | kept | facts
 
 
 def _check_trunk(trunk: Recommender) -> None:
@@ -154,17 +146,28 @@ def finished(
 
 
 def figures(trunk: Recommender, maker: nn.Module, split: Split, window: int, name: str) -> dict[str, Any]:
-    """NDCG@10 and HR@10 on the test, trunk and fresh heads, full ranking; a user counts once."""
+    """NDCG@10 and HR@10 on the test, trunk and fresh heads, full ranking; a user counts once. Tail and head users
+    apart."""
     scorers = {"trunk": trunk.score, name: scorer(trunk, maker, window)}
-    return {"protocol": full_ranking(split, trunk.score).protocol} | compared(scorers, split)
+    ranks = {key: full_ranking(split, score) for key, score in scorers.items()}
+    trunks = ranks["trunk"]
+    apart = {
+        group: {"users": len(np.unique(trunks.cases.user[mine]))} | differing(ranks, mine)
+        for group, mine in groups(trunks, split).items()
+    }
+    return {"protocol": trunks.protocol, "groups": apart} | differing(ranks)
 
 
 def compared(scorers: Mapping[str, Scorer], split: Split) -> dict[str, Any]:
-    """NDCG@10 and HR@10 of two on the test, full ranking, and whether the second differs from the first."""
-    ranks = {key: full_ranking(split, score) for key, score in scorers.items()}
+    """`differing` of two on the test, full ranking."""
+    return differing({key: full_ranking(split, score) for key, score in scorers.items()})
+
+
+def differing(ranks: Mapping[str, Ranks], mine: Any = slice(None)) -> dict[str, Any]:
+    """NDCG@10 and HR@10 of two, of all cases or of some, and whether the second differs from the first."""
     found: dict[str, Any] = {}
     for name, figure in (("ndcg@10", ndcg), ("hr@10", hit)):
-        users = {key: per_user(figure(each.ranks, 10), each.cases.user) for key, each in ranks.items()}
+        users = {key: per_user(figure(each.ranks[mine], 10), each.cases.user[mine]) for key, each in ranks.items()}
         first, second = users
         found[name] = {key: dataclasses.asdict(interval(values)) for key, values in users.items()}
         found[name]["p"] = paired(users[second], users[first])

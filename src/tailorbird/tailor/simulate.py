@@ -2,65 +2,32 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 
+from tailorbird.files import atomic_folder, json_bytes, unfinished
+from tailorbird.report import write_simulation
+from tailorbird.tailor.fleet import Fleet, fleet, kept
 from tailorbird.tailor.folder import Tailored
 from tailorbird.tailor.intellectreq import FORMS, check_devices, detect, parted
-from tailorbird.tailor.manifest import Floats
-from tailorbird.tailor.requests import POLICIES, Requester, calibrate, check_budget, diced, rate, replay
-from tailorbird.tailor.staleness import Stream, quality, rank_table, ranks_of, send, stream_of
-from tailorbird.tasks.sequences.dataset import Ints
-from tailorbird.tasks.sequences.metrics import ndcg, paired
-from tailorbird.tasks.sequences.split import Split, Stage
+from tailorbird.tailor.manifest import Floats, digest_of
+from tailorbird.tailor.outcome import SEEDS, Outcomes, outcomes
+from tailorbird.tailor.requests import POLICIES, Requester, calibrate, check_budget, replay
+from tailorbird.tailor.staleness import places
+from tailorbird.tailor.work import Pieces, once
+from tailorbird.tasks.sequences.split import Split
+from tailorbird.zoo.recommenders.folder import forget
 
 BUDGETS = (0.0, 0.1, 0.2, 0.33, 0.5, 0.75, 1.0)
-SEEDS = 5  # of the dice of budgeted random
-ID_BYTES = 4
-AT_ONCE = 128  # devices
-
-
-@dataclass(frozen=True)
-class Fleet:
-    """A stream, and what would have come of every head its devices could have had.
-
-    Attributes:
-        stream: the events.
-        nbytes: (devices, events): of the patch made at each.
-        table: ranks, see `staleness.rank_table`.
-        window: events a device sends with a request, at most.
-    """
-
-    stream: Stream
-    nbytes: Ints
-    table: Ints
-    window: int
-
-
-def fleet(tailored: Tailored, split: Split, stage: Stage = "test", devices: int = 0) -> Fleet:
-    """Make, send and try every head of a stream, some devices at a time: the heads of all would fill the memory."""
-    stream = stream_of(split, tailored.trunk, stage, devices)
-    tensors = tailored.tensors
-    items = tensors["items.weight"][: tailored.trunk.shape.items + 1]
-    sizes, tables = [], []
-    for start in range(0, len(stream.users), AT_ONCE):
-        some = slice(start, start + AT_ONCE)
-        part = dataclasses.replace(stream, users=stream.users[some], at=stream.at[some], states=stream.states[some])
-        sent = send(part, tailored.patches, tensors, tailored.manifest)
-        sizes.append(sent.nbytes)
-        tables.append(rank_table(part, sent.heads, items))
-    window = tailored.window or tailored.trunk.shape.length
-    return Fleet(stream, np.concatenate(sizes), np.concatenate(tables), window)
-
-
-def uplink(stream: Stream, window: int) -> Ints:
-    """Bytes of the request at every event, (devices, events): the ids of the latest events, `window` at most."""
-    found: Ints = ID_BYTES * np.minimum(stream.at - stream.split.data.offsets[stream.users][:, None], window)
-    return found
+Told = Callable[[str, int, int], None]
+Row = dict[str, Any]
 
 
 def simulate(
@@ -69,8 +36,9 @@ def simulate(
     *,
     budgets: Sequence[float] = BUDGETS,
     devices: int = 0,
-    told: Callable[[str], None] = lambda text: None,
-) -> dict[str, Any]:
+    work: Path | None = None,
+    told: Told = lambda what, done, total: None,
+) -> Row:
     """Replay the test stream under every policy, each calibrated on the validation stream for every budget.
 
     Args:
@@ -78,26 +46,82 @@ def simulate(
         split: of `last_events`, the one the trunk was trained on.
         budgets: requests by event.
         devices: only so many; 0 is all.
-        told: called with what is being done.
+        work: a folder that keeps finished devices and policies, and has them where a simulation was interrupted: the
+            result is the same.
+        told: called with a stage, how much of it is done, and how much there is.
 
     Returns:
         ``static``: quality without any head; ``rows``: policy, budget, rate, requests, bytes down and up a device and
-        quality; ``detector``: AUC of IntellectReq's on the test stream; ``against_random``: p-values of learned
+        quality, of groups by length of history too, with the difference from the trunk alone (``against_trunk``);
+        ``detector``: AUC of IntellectReq's on the test stream; ``against_random``: p-values of learned
         policies at each budget, next to dice with as many requests in the test stream (``rate``, ``random_rate``).
 
     Raises:
         DataError: fewer than three devices.
-        UsageError: a budget that is no share, or fewer than no devices.
+        UsageError: a budget that is no share, fewer than no devices, or work that is of another simulation.
+        ModelError: that work is damaged.
     """
     for budget in budgets:  # before minutes are spent on streams
         check_budget(budget)
-    users = len(set(split.cases("validation").user.tolist()))
-    check_devices(min(devices, users) if devices > 0 else users)
-    told("validation stream")
-    trial = fleet(tailored, split, "validation", devices)
-    told("test stream")
-    real = fleet(tailored, split, "test", devices)
-    return replayed(trial, real, tailored.tensors["items.weight"][: tailored.trunk.shape.items + 1], budgets, told)
+    count = len(places(split, "validation", devices)[0])
+    check_devices(count)
+    pieces = None if work is None else Pieces(work, job_of(tailored, split, budgets, devices))
+    done = kept(pieces, "validation", count) + kept(pieces, "test", count)
+    told("streams of devices", done, 2 * count)
+
+    def more(made: int) -> None:
+        nonlocal done
+        done += made
+        told("streams of devices", done, 2 * count)
+
+    trial = fleet(tailored, split, "validation", devices, pieces, more)
+    real = fleet(tailored, split, "test", devices, pieces, more)
+    items = tailored.tensors["items.weight"][: tailored.trunk.shape.items + 1]
+    return replayed(trial, real, items, budgets, told, pieces)
+
+
+def simulate_to(
+    out: Path,
+    tailored: Tailored,
+    split: Split,
+    *,
+    budgets: Sequence[float] = BUDGETS,
+    devices: int = 0,
+    resume: bool = False,
+    told: Told = lambda what, done, total: None,
+) -> Row:
+    """`simulate`, with a page ``report.html`` and its data in a new folder.
+
+    Args:
+        out: the folder; what is unfinished is kept beside it.
+        tailored, split, budgets, devices, told: see `simulate`.
+        resume: go on with an interrupted simulation of the same options; the result is the same.
+
+    Raises:
+        UsageError: `out` exists, or there is an unfinished simulation and none was to be resumed.
+        DataError, UsageError, ModelError: see `simulate`.
+    """
+    work = unfinished(out, "simulation", resume=resume)
+    found = simulate(tailored, split, budgets=budgets, devices=devices, work=work, told=told)
+    job, about = job_of(tailored, split, budgets, devices), tailored.about
+    facts = {key: job[key] for key in ("manifest", "system", "window", "budgets", "torch", "threads")}
+    facts |= {key: about[key] for key in ("data", "settings", "options") if key in about}
+    with atomic_folder(out) as aside:
+        versions = {"tailorbird": version("tailorbird")}
+        write_simulation(aside, found | facts | {"model": tailored.trunk.name, "versions": versions})
+    forget(work)
+    return found
+
+
+def job_of(tailored: Tailored, split: Split, budgets: Sequence[float], devices: int) -> dict[str, Any]:
+    """Everything that decides the result of a simulation, as plain data."""
+    maker = {name: tensor.numpy() for name, tensor in tailored.maker.state_dict().items()}
+    return {
+        "manifest": tailored.manifest.digest, "system": tailored.system.name,
+        "options": asdict(tailored.system), "maker": digest_of(maker), "window": tailored.window,
+        "data": split.data.digest, "split": split.name, "budgets": list(budgets),
+        "devices": devices, "torch": torch.__version__, "threads": torch.get_num_threads(),
+    }  # fmt: skip
 
 
 def replayed(
@@ -105,60 +129,52 @@ def replayed(
     real: Fleet,
     items: Floats,
     budgets: Sequence[float] = BUDGETS,
-    told: Callable[[str], None] = lambda text: None,
-) -> dict[str, Any]:
+    told: Told = lambda what, done, total: None,
+    pieces: Pieces | None = None,
+) -> Row:
     """What `simulate` returns, from the fleets of both stages and the table of items, (items + 1, width)."""
-    known, held = parted(trial.stream, trial.table)
-    learned = {name: detect(name, known, (real.stream, real.table), items) for name in FORMS}
-    policies: dict[str, Requester] = POLICIES | {name: report.requester for name, report in learned.items()}
-    rows, against = [], []
-    for name, policy in policies.items():
-        told(f"policy {name}")
-        states = held[0].states if name in learned else trial.stream.states  # not what it was trained on
-        for budget in budgets:
-            threshold = calibrate(states, policy, budget, seed=1000)
-            seeds = range(SEEDS if name == "random" else 1)
-            uses = [replay(real.stream.states, policy, threshold, seed) for seed in seeds]
-            row, gained = _row(real, uses)
-            rows.append({"policy": name, "budget": budget} | row)
-            if name in learned and 0 < budget < 1:
-                against.append({"policy": name, "budget": budget} | _against(real, uses[0], gained))
-    never = np.full(real.stream.at.shape, -1, np.int64)
+    found, policies = outcomes(real), {}
+    for what, names in (("policies", POLICIES), ("learned policies", FORMS)):  # a pace of their own each
+        done = sum(pieces is not None and _file(name) in pieces for name in names)
+        told(what, done, len(names))
+        for name in names:
+            fresh = pieces is None or _file(name) not in pieces
+            policies[name] = json.loads(once(pieces, _file(name), partial(_policy, name, trial, found, items, budgets)))
+            if fresh:
+                done += 1
+                told(what, done, len(names))
     return {
         "devices": len(real.stream.users), "events": real.stream.at.shape[1], "payload": float(real.nbytes.mean()),
-        "static": _plain(ranks_of(real.table, never)), "rows": rows,
-        "detector": {name: {"auc": r.auc, "pairs": r.pairs} for name, r in learned.items()},
-        "against_random": against,
+        "static": found.static(), "rows": [row for each in policies.values() for row in each["rows"]],
+        "detector": {name: policies[name]["detector"] for name in FORMS},
+        "against_random": [row for each in policies.values() for row in each["against_random"]],
     }  # fmt: skip
 
 
-def _row(real: Fleet, uses: Sequence[Ints]) -> tuple[dict[str, Any], Any]:
-    """Means over replays; quality's interval is over devices, each with the mean of its own replays."""
-    events = np.arange(real.stream.at.shape[1])
-    up = uplink(real.stream, real.window)
-    asked = [used == events for used in uses]  # the first event is the installation
-    ranks = [ranks_of(real.table, used) for used in uses]
-    gained = np.mean([ndcg(each, 10).mean(1) for each in ranks], axis=0)
-    found = _plain(ranks[0]) if len(ranks) == 1 else _plain(np.concatenate(ranks, axis=1))
-    row = {
-        "rate": float(np.mean([each[:, 1:].mean() for each in asked])),
-        "requests": float(np.mean([each[:, 1:].sum(1).mean() for each in asked])),
-        "bytes_down": float(np.mean([(real.nbytes * each).sum(1).mean() for each in asked])),
-        "bytes_up": float(np.mean([(up * each).sum(1).mean() for each in asked])),
-    }
-    return row | found, gained
+def _policy(name: str, trial: Fleet, found: Outcomes, items: Floats, budgets: Sequence[float]) -> bytes:
+    """A policy at every budget."""
+    requester, states, facts = _requester(name, trial, found.real, items)
+    rows, against = [], []
+    for budget in budgets:
+        threshold = calibrate(states, requester, budget, seed=1000)
+        seeds = range(SEEDS if name == "random" else 1)
+        uses = [replay(found.real.stream.states, requester, threshold, seed) for seed in seeds]
+        row, gained = found.row(uses)
+        rows.append({"policy": name, "budget": budget} | row)
+        if name in FORMS and 0 < budget < 1:
+            against.append({"policy": name, "budget": budget} | found.against_dice(uses[0], gained))
+    return json_bytes({"rows": rows, "against_random": against, "detector": facts})
 
 
-def _plain(ranks: Ints) -> dict[str, Any]:
-    return {name: dataclasses.asdict(value) for name, value in quality(ranks).items()}
+def _requester(name: str, trial: Fleet, real: Fleet, items: Floats) -> tuple[Requester, Floats, Mapping[str, Any]]:
+    """A policy, the states to calibrate it on, and what training it gave."""
+    if name in POLICIES:
+        return POLICIES[name], trial.stream.states, {}
+    known, held = parted(trial.stream, trial.table)
+    report = detect(name, known, (real.stream, real.table), items)
+    facts = {"auc": report.auc, "pairs": report.pairs}
+    return report.requester, held[0].states, facts  # not what it was trained on
 
 
-def _against(real: Fleet, used: Ints, gained: Any) -> dict[str, Any]:
-    """A learned policy beside dice that ask as often in this very stream: a budget is only what both were promised."""
-    devices, events = used.shape
-    requests = round(rate(used) * devices * (events - 1))
-    row, dice = _row(real, [diced(devices, events, requests, seed) for seed in range(SEEDS)])
-    return {
-        "rate": rate(used), "random_rate": row["rate"],
-        "p": paired(gained, dice, draws=2000), "difference": float((gained - dice).mean()),
-    }  # fmt: skip
+def _file(policy: str) -> str:
+    return f"policy {policy}.json"

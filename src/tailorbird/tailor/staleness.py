@@ -70,6 +70,15 @@ def stream_of(split: Split, trunk: Recommender, stage: Stage = "test", devices: 
     """The stream of a split made by `last_events`; of the first `devices` users, if given.
 
     Raises:
+        DataError, UsageError: see `places`.
+    """
+    return seen(split, trunk, *places(split, stage, devices))
+
+
+def places(split: Split, stage: Stage = "test", devices: int = 0) -> tuple[Ints, Ints]:
+    """``users`` and ``at`` of `Stream`.
+
+    Raises:
         DataError: users with other numbers of events, or with one.
         UsageError: a number of devices below 0.
     """
@@ -80,7 +89,11 @@ def stream_of(split: Split, trunk: Recommender, stage: Stage = "test", devices: 
     if len(np.unique(counts)) != 1 or counts[0] < 2:
         raise DataError(f"split {split.name!r} is no stream of events", hint="train the trunk with --split last-10")
     users = users[: devices or None]
-    at = cases.at.reshape(-1, counts[0])[: len(users)]
+    return users, cases.at.reshape(-1, counts[0])[: len(users)]
+
+
+def seen(split: Split, trunk: Recommender, users: Ints, at: Ints) -> Stream:
+    """The stream of some users, with what the trunk makes of their histories."""
     histories = [split.history(int(user), int(place)) for user, row in zip(users, at, strict=True) for place in row]
     with torch.no_grad():
         parts = [trunk.summary(trunk.window(histories[i : i + BATCH])) for i in range(0, len(histories), BATCH)]

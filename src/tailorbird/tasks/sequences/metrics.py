@@ -106,7 +106,11 @@ def summary(ranks: Ranks, split: Split, seed: int = 0) -> dict[str, Interval | f
 
 def groups(ranks: Ranks, split: Split) -> Mapping[str, npt.NDArray[np.bool_]]:
     """The cases of tail users (the fifth with the shortest histories) and of head users (the longest)."""
-    length = ranks.cases.at - split.data.offsets[ranks.cases.user]
+    return by_length(ranks.cases.at - split.data.offsets[ranks.cases.user])
+
+
+def by_length(length: Ints) -> Mapping[str, npt.NDArray[np.bool_]]:
+    """Of histories of so many events: the fifth of the shortest, tail users, and of the longest, head users."""
     short, long = np.quantile(length, [0.2, 0.8])
     return {"tail users": length <= short, "head users": length >= long}
 

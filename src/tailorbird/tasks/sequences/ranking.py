@@ -7,7 +7,7 @@ score that is no number counts as the worst there is.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,13 +61,7 @@ def full_ranking(
     """
     cases, ranks, best = split.cases(stage), [], []
     others = np.full(len(cases), split.data.count - 1)
-    for start in range(0, len(cases), BATCH):
-        users, ends = cases.user[start : start + BATCH], cases.at[start : start + BATCH]
-        histories = [split.history(int(user), int(at)) for user, at in zip(users, ends, strict=True)]
-        known = [split.moments(int(user), int(at)) for user, at in zip(users, ends, strict=True)] if timed else None
-        found = score(histories) if known is None else score(histories, known)
-        scores = _checked(found, len(histories), split.data.count)
-        targets = split.data.items[ends]
+    for start, histories, targets, scores in _scored(split, score, cases, timed=timed):
         right = scores[np.arange(len(targets)), targets]
         if not seen:
             for row, (history, target) in enumerate(zip(histories, targets, strict=True)):
@@ -81,15 +75,17 @@ def full_ranking(
     return Ranks(cases, np.concatenate(ranks), np.concatenate(best), split.data.count, others, words)
 
 
-def sampled_ranking(split: Split, score: Scorer, candidates: Ints, stage: Stage = "test") -> Ranks:
+def sampled_ranking(
+    split: Split, score: Scorer, candidates: Ints, stage: Stage = "test", *, timed: bool = False
+) -> Ranks:
     """Rank the right item among given others: figures are far above those of a full ranking and must never stand
     beside them.
 
     Args:
         split: the data.
         score: as in `full_ranking`.
-        candidates: int64 (cases, n), drawn once and kept (`draw_candidates`).
-        stage: what is predicted.
+        candidates: int64 (cases, n), drawn once and kept (see `candidates`).
+        stage, timed: as in `full_ranking`.
 
     Raises:
         DataError: not one row of candidates a case.
@@ -97,19 +93,19 @@ def sampled_ranking(split: Split, score: Scorer, candidates: Ints, stage: Stage 
     cases, ranks, best = split.cases(stage), [], []
     if candidates.shape[:1] != (len(cases),):
         raise DataError(f"candidates for {candidates.shape[:1]} of {len(cases)} cases", hint="draw them for this split")
-    for start in range(0, len(cases), BATCH):
-        users, ends = cases.user[start : start + BATCH], cases.at[start : start + BATCH]
-        histories = [split.history(int(user), int(at)) for user, at in zip(users, ends, strict=True)]
-        scores = _checked(score(histories), len(histories), split.data.count)
-        targets = split.data.items[ends]
+    for start, _, targets, scores in _scored(split, score, cases, timed=timed):
         among = np.concatenate([targets[:, None], candidates[start : start + BATCH]], axis=1)
         few = np.take_along_axis(scores, among, axis=1)
         ranks.append(_above(few[:, 1:], few[:, :1]))
         best.append(np.take_along_axis(among, np.argsort(-few, axis=1, kind="stable")[:, :TOP], axis=1))
-    drawn = hashlib.sha256(np.ascontiguousarray(candidates, "<i8").tobytes()).hexdigest()[:12]
-    words = f"SAMPLED: among {candidates.shape[1]} fixed candidates ({drawn})"
+    words = f"SAMPLED: among {candidates.shape[1]} fixed candidates ({digest_of(candidates)[:12]})"
     others = np.full(len(cases), candidates.shape[1])
     return Ranks(cases, np.concatenate(ranks), np.concatenate(best), candidates.shape[1] + 1, others, words)
+
+
+def digest_of(candidates: Ints) -> str:
+    """SHA-256: which candidates a result was measured among."""
+    return hashlib.sha256(np.ascontiguousarray(candidates, "<i8").tobytes()).hexdigest()
 
 
 def draw_candidates(split: Split, count: int, seed: int, stage: Stage = "test") -> Ints:
@@ -126,6 +122,18 @@ def draw_candidates(split: Split, count: int, seed: int, stage: Stage = "test") 
             raise DataError(f"user {user} leaves {len(free)} items to draw {count} from", hint="draw fewer")
         out[i] = random.choice(free, count, replace=False)
     return out
+
+
+def _scored(
+    split: Split, score: Scorer, cases: Cases, *, timed: bool
+) -> Iterator[tuple[int, list[Ints], Ints, npt.NDArray[np.float32]]]:
+    """Some cases at a time: where they begin, their histories, the right items, and scores (batch, items + 1)."""
+    for start in range(0, len(cases), BATCH):
+        users, ends = cases.user[start : start + BATCH], cases.at[start : start + BATCH]
+        histories = [split.history(int(user), int(at)) for user, at in zip(users, ends, strict=True)]
+        known = [split.moments(int(user), int(at)) for user, at in zip(users, ends, strict=True)] if timed else None
+        found = score(histories) if known is None else score(histories, known)
+        yield start, histories, split.data.items[ends], _checked(found, len(histories), split.data.count)
 
 
 def pessimistic(scores: npt.NDArray[np.float32], targets: Ints) -> Ints:

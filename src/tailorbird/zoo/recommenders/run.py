@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from tailorbird.errors import UsageError
+from tailorbird.files import unfinished
 from tailorbird.method import read_options
 from tailorbird.report import write_training
-from tailorbird.tasks.sequences.dataset import Sequences
+from tailorbird.tasks.sequences.dataset import Ints, Sequences
 from tailorbird.tasks.sequences.metrics import Interval, summary
-from tailorbird.tasks.sequences.ranking import full_ranking
+from tailorbird.tasks.sequences.ranking import full_ranking, sampled_ranking
 from tailorbird.tasks.sequences.split import Split, by_time, last_events, leave_one_out
 from tailorbird.zoo.recommenders import find, folder
 from tailorbird.zoo.recommenders.model import Recommender
@@ -57,12 +58,9 @@ def train_and_test(
     kind = find(name)
     if chosen.loss not in kind.losses:
         raise UsageError(f"{name} can't be trained with loss={chosen.loss}", hint=f"one of: {', '.join(kind.losses)}")
-    divided, work = divide(data, split), out.with_name(f"{out.name}.training")
+    divided = divide(data, split)
     model = kind(kind.sizes(**kind.sizes_of(divided) | read_options(kind.sizes, name, shape or {})))
-    if out.exists():
-        raise UsageError(f"{out} exists", hint="choose another folder with --out, or remove this one")
-    if work.exists() and not resume:
-        raise UsageError(f"{work} holds an unfinished training", hint="go on with --resume, or remove that folder")
+    work = unfinished(out, "training", resume=resume)
     about = {"data": {"name": data.name, "digest": data.digest, "split": split, "tied": data.tied}}
     job = folder.job_of(model, chosen, about)
 
@@ -93,11 +91,16 @@ def divide(data: Sequences, split: str) -> Split:
     return by_time(data) if split == "time" else leave_one_out(data)
 
 
-def figures(model: Recommender, split: Split, *, seen: bool = False) -> dict[str, Any]:
-    """Test figures by full ranking, as plain data."""
-    ranks = full_ranking(split, model.score, seen=seen, timed=model.timed)
+def figures(model: Recommender, split: Split, *, seen: bool = False, candidates: Ints | None = None) -> dict[str, Any]:
+    """Test figures as plain data: by full ranking, with items of the history where they are `seen`; or among
+    candidates, int64 (cases, n), and then every figure is named ``sampled``."""
+    if candidates is None:
+        ranks = full_ranking(split, model.score, seen=seen, timed=model.timed)
+    else:
+        ranks = sampled_ranking(split, model.score, candidates, timed=model.timed)
+    prefix = "" if candidates is None else "sampled "
     plain = {
-        name: dataclasses.asdict(value) if isinstance(value, Interval) else value
+        f"{prefix}{name}": dataclasses.asdict(value) if isinstance(value, Interval) else value
         for name, value in summary(ranks, split).items()
     }
     return {"protocol": ranks.protocol, "cases": len(ranks.cases), "figures": plain}
