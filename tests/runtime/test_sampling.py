@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -89,6 +90,17 @@ def test_seeds() -> None:
         with pytest.raises(UsageError, match="seed is") as caught:
             Sampling(seed=seed)
         assert caught.value.hint
+
+
+def test_tokens_far_apart_are_drawn_by_their_chances() -> None:
+    """In vocabularies that are searched stretch by stretch, the last one a short one."""
+    logits = torch.full((2000,), -torch.inf)
+    chances = {0: 0.1, 511: 0.2, 512: 0.3, 1999: 0.4}
+    for token, chance in chances.items():
+        logits[token] = math.log(chance)
+    found = drawn(logits, 4000, temperature=1.0)
+    assert found.sum() == found[list(chances)].sum()
+    assert found[list(chances)].tolist() == pytest.approx([4000 * chance for chance in chances.values()], rel=0.1)
 
 
 def test_a_token_without_a_chance_is_never_drawn() -> None:

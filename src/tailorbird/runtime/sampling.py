@@ -15,6 +15,7 @@ from torch import Tensor
 
 _COLDEST = 1e-6
 _FEW = 512
+_STRETCH, _LANE = 512, 64
 
 Weights = npt.NDArray[np.float32]
 
@@ -40,8 +41,11 @@ def choose(
     if temperature <= 0:
         return most_likely(logits)
     values = logits.numpy()
-    # From the highest down, so that no temperature, however low, makes an infinity of it.
-    weights = np.exp((values - values.max()) / max(temperature, _COLDEST))
+    # From the highest down, so that no temperature, however low, makes an infinity of it. In place: in a large
+    # vocabulary new memory costs as much as the arithmetic.
+    weights = values - values.max()
+    weights /= max(temperature, _COLDEST)
+    np.exp(weights, out=weights)
     if not top_k and top_p is None and min_p is None:
         return _drawn(weights, generator)
     kept = _kept(weights, top_k, top_p, min_p)
@@ -54,10 +58,22 @@ def most_likely(logits: Tensor) -> int:
 
 
 def _drawn(weights: Weights, generator: torch.Generator) -> int:
-    """An index, drawn by weight: where one uniform number falls in the running sum."""
-    reach = np.cumsum(weights, dtype=np.float64)
+    """An index, drawn by weight: where one uniform number falls in the running sum. Which stretch that is, sums of
+    stretches tell several times as fast as the running sum of all."""
+    whole = len(weights) // _STRETCH * _STRETCH
+    sums = np.append(weights[:whole].reshape(-1, _STRETCH).sum(1), weights[whole:].sum())
+    reach = np.cumsum(sums, dtype=np.float64)
     point = float(torch.rand((), generator=generator, dtype=torch.float64)) * reach[-1]
-    return min(int(np.searchsorted(reach, point, side="right")), len(weights) - 1)
+    stretch = _first_beyond(reach, point)
+    before, low = float(reach[stretch - 1]) if stretch else 0.0, stretch * _STRETCH
+    inside = np.cumsum(weights[low : low + _STRETCH], dtype=np.float64)
+    return low + _first_beyond(inside, point - before)
+
+
+def _first_beyond(reach: npt.NDArray[np.float64], point: float) -> int:
+    """The first place whose running sum is greater; where rounding left none, the last that has added anything."""
+    found = int(np.searchsorted(reach, point, side="right"))
+    return found if found < len(reach) else int(np.searchsorted(reach, reach[-1], side="left"))
 
 
 def _kept(weights: Weights, top_k: int | None, top_p: float | None, min_p: float | None) -> npt.NDArray[Any]:
@@ -77,7 +93,15 @@ def _kept(weights: Weights, top_k: int | None, top_p: float | None, min_p: float
 
 
 def _ranked(weights: Weights, count: int) -> Weights:
-    """The highest weights, from the highest down."""
+    """The highest weights, from the highest down.
+
+    Of lanes of some weights each, so many have one that is at least as high as the lowest of the highest lanes: only
+    weights that reach that are sorted out.
+    """
+    lanes = weights[: len(weights) // _LANE * _LANE].reshape(_LANE, -1)
+    if count < lanes.shape[1]:
+        highest = lanes.max(0)
+        weights = weights[weights >= np.partition(highest, len(highest) - count)[len(highest) - count]]
     highest = weights if count == len(weights) else np.partition(weights, len(weights) - count)[-count:]
     return np.sort(highest)[::-1]
 
