@@ -93,64 +93,47 @@ struct TrellisLoops {
     }
   }
 
-  // Groups from g on that have H half bits a column: what the compiler keeps in registers for them stays there.
-  template <int H, int M>
-  static inline size_t few_groups(const Layout& m, const Run& run, const View& x, size_t g, Tile& at, F* sum) {
-    const size_t width = m.steps * kColumns;
-    const uint8_t* codes = table(m, g);
-    do {
-      const int8_t* rows[2 * M];
-      bool wide = false;
-      for (int i = 0; i < M; ++i) {
-        rows[i] = x.int8.codes + i * x.stride + g * width;
-        rows[M + i] = x.rest.codes + i * x.stride + g * width;
-        wide |= x.rest.scales[i * x.groups + g] != 0;
-      }
-      const Header h = L::header(run, at.heads);
-      I t[2 * M];
-      F none = V::fset(0);
-      if (!wide)
-        dots<H, M>(at.strings, m.steps, codes, rows, t);
-      else if constexpr (8 * M <= V::kRegisters)
-        dots<H, 2 * M>(at.strings, m.steps, codes, rows, t);
-      else
-        dots<H, M>(at.strings, m.steps, codes, rows, t), dots<H, M>(at.strings, m.steps, codes, rows + M, t + M);
-      for (int i = 0; i < M; ++i) {
-        L::add(run, h, t[i], x.int8, i * x.groups + g, sum[i], none);
-        if (x.rest.scales[i * x.groups + g] != 0) L::add(run, h, t[M + i], x.rest, i * x.groups + g, sum[i], none);
-      }
-      at.next(m, g);
-    } while (++g < m.groups && m.trellis->halves[g] == H);
-    return g;
-  }
-
-  // `S`: what scales are, for the compiler to know.
-  template <int M, Scale S>
+  template <int M>
   static void few_tiles(const Layout& m, const View& x, size_t begin, size_t end, float* out, size_t stride) {
-    Run run = m.trellis->run;
-    run.bits = 8, run.scale = S, run.offset = Offset::none;
+    const Run& run = m.trellis->run;
+    const size_t width = m.steps * kColumns;
     for (size_t tile = begin; tile < end; ++tile) {
       Tile at(m, tile);
-      F sum[M];
+      F sum[M], low = V::fset(0);
       for (int i = 0; i < M; ++i) sum[i] = V::fset(0);
-      for (size_t g = 0; g < m.groups;)
-        choose(m.trellis->halves[g], [&]<int H>() { g = few_groups<H, M>(m, run, x, g, at, sum); });
+      for (size_t g = 0; g < m.groups; at.next(m, g), ++g) {
+        const int8_t* rows[2 * M];
+        bool wide = false;
+        for (int i = 0; i < M; ++i) {
+          rows[i] = x.int8.codes + i * x.stride + g * width;
+          rows[M + i] = x.rest.codes + i * x.stride + g * width;
+          wide |= x.rest.scales[i * x.groups + g] != 0;
+        }
+        const Header h = L::header(run, at.heads);
+        I t[2 * M];
+        choose(m.trellis->halves[g], [&]<int H>() {
+          if (!wide)
+            dots<H, M>(at.strings, m.steps, table(m, g), rows, t);
+          else if constexpr (8 * M <= V::kRegisters)
+            dots<H, 2 * M>(at.strings, m.steps, table(m, g), rows, t);
+          else
+            dots<H, M>(at.strings, m.steps, table(m, g), rows, t),
+                dots<H, M>(at.strings, m.steps, table(m, g), rows + M, t + M);
+        });
+        for (int i = 0; i < M; ++i) {
+          L::add(run, h, t[i], x.int8, i * x.groups + g, sum[i], low);
+          if (x.rest.scales[i * x.groups + g] != 0) L::add(run, h, t[M + i], x.rest, i * x.groups + g, sum[i], low);
+        }
+      }
       for (int i = 0; i < M; ++i)
-        L::write(m, tile, L::fold(run, at.units, V::fset(0), sum[i], V::fset(0)), out + i * stride);
+        L::write(m, tile, L::fold(run, at.units, V::fset(0), sum[i], low), out + i * stride);
     }
   }
 
-  template <Scale S>
-  static void few_of(const Layout& m, const View& x, size_t begin, size_t end, float* out, size_t stride) {
-    static constexpr decltype(&few_tiles<1, S>) table[] = {few_tiles<1, S>, few_tiles<2, S>, few_tiles<3, S>,
-                                                           few_tiles<4, S>, few_tiles<5, S>, few_tiles<6, S>,
-                                                           few_tiles<7, S>, few_tiles<8, S>};
-    if (x.rows) table[x.rows - 1](m, x, begin, end, out, stride);
-  }
-
   static void few(const Layout& m, const View& x, size_t begin, size_t end, float* out, size_t stride) {
-    const bool bytes = m.trellis->run.scale == Scale::byte;
-    (bytes ? few_of<Scale::byte> : few_of<Scale::half>)(m, x, begin, end, out, stride);
+    static constexpr decltype(&few_tiles<1>) table[] = {few_tiles<1>, few_tiles<2>, few_tiles<3>, few_tiles<4>,
+                                                        few_tiles<5>, few_tiles<6>, few_tiles<7>, few_tiles<8>};
+    if (x.rows) table[x.rows - 1](m, x, begin, end, out, stride);
   }
 
   // --- a group's codes unpacked, for all that is not few rows ---
