@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from runpy import run_path
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 
 from tailorbird.errors import ArtifactError
 from tailorbird.report import render_simulation, write_simulation
 
-_browser = run_path(str(Path(__file__).with_name("test_browser.py")))
+_pages = run_path(str(Path(__file__).with_name("pages.py")))
+in_browser, measured, visit, words = (_pages[name] for name in ("in_browser", "measured", "visit", "words"))
 HOSTILE = '</title><script>alert(1)</script><img src=x onerror="alert(2)"> \x00\u202e\ud800'
 POLICIES = ("every", "drift", "random", "intellectreq", "intellectreq gain", "intellectreq published")
 
@@ -51,11 +50,6 @@ def facts() -> dict[str, Any]:
         "detector": {policy: {"auc": 0.8131, "pairs": 100} for policy in POLICIES[3:]},
         "versions": {"tailorbird": "0.1.0"},
     }  # fmt: skip
-
-
-def words(page: str) -> str:
-    tree = ElementTree.fromstring(page.encode().partition(b"\n")[2])
-    return " ".join(" ".join(tree.itertext()).split())
 
 
 def test_everything_is_there(tmp_path: Path) -> None:
@@ -105,14 +99,9 @@ def test_without_policies_there_is_no_page() -> None:
         render_simulation(facts() | {"rows": [1]})
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(_browser["BROWSER"] is None, reason="needs Chromium: apt-get install chromium")
+@in_browser
 @pytest.mark.parametrize("width", [500, 1280])
 def test_in_a_browser(tmp_path: Path, width: int) -> None:
-    dom = _browser["visit"](write_simulation(tmp_path, facts()), width)
+    dom = visit(write_simulation(tmp_path, facts()), width)
     assert dom.count("<section") == 6 and dom.count('class="chart"') == 6
-    open_page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*/>', "", render_simulation(facts()))
-    page = tmp_path / "measured.html"
-    page.write_text(open_page.replace("</body>", _browser["MEASURE"]), encoding="utf-8")
-    title = re.search(r"<title>(.*?)</title>", _browser["visit"](page, width))
-    assert title and title[1] == "wide 0 out "
+    assert measured(render_simulation(facts()), tmp_path, width) == "wide 0 out "

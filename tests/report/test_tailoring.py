@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from runpy import run_path
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 
 from tailorbird.errors import ArtifactError
 from tailorbird.report import render_tailoring, write_tailoring
 
-_browser = run_path(str(Path(__file__).with_name("test_browser.py")))
+_pages = run_path(str(Path(__file__).with_name("pages.py")))
+in_browser, measured, visit, words = (_pages[name] for name in ("in_browser", "measured", "visit", "words"))
 HOSTILE = '</title><script>alert(1)</script><img src=x onerror="alert(2)"> \x00\u202e\ud800'
 
 
@@ -41,11 +40,6 @@ def facts() -> dict[str, Any]:
         "detector": {"form": "intellectreq", "budget": 0.3, "auc": 0.7131, "rate": 0.29, "devices": 100, "pairs": 9},
         "versions": {"tailorbird": "0.1.0"},
     }  # fmt: skip
-
-
-def words(page: str) -> str:
-    tree = ElementTree.fromstring(page.encode().partition(b"\n")[2])
-    return " ".join(" ".join(tree.itertext()).split())
 
 
 def test_everything_is_there(tmp_path: Path) -> None:
@@ -83,14 +77,9 @@ def test_without_a_test_there_is_no_page() -> None:
         render_tailoring(facts() | {"test": {"protocol": "x"}})
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(_browser["BROWSER"] is None, reason="needs Chromium: apt-get install chromium")
+@in_browser
 @pytest.mark.parametrize("width", [500, 1280])
 def test_in_a_browser(tmp_path: Path, width: int) -> None:
-    dom = _browser["visit"](write_tailoring(tmp_path, facts()), width)
+    dom = visit(write_tailoring(tmp_path, facts()), width)
     assert dom.count("<section") == 4 and dom.count('class="chart"') == 4
-    open_page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*/>', "", render_tailoring(facts()))
-    page = tmp_path / "measured.html"
-    page.write_text(open_page.replace("</body>", _browser["MEASURE"]), encoding="utf-8")
-    title = re.search(r"<title>(.*?)</title>", _browser["visit"](page, width))
-    assert title and title[1] == "wide 0 out "
+    assert measured(render_tailoring(facts()), tmp_path, width) == "wide 0 out "

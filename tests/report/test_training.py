@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from runpy import run_path
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 
 from tailorbird.errors import ArtifactError
 from tailorbird.report import render_training, write_training
 
-_browser = run_path(str(Path(__file__).with_name("test_browser.py")))
+_pages = run_path(str(Path(__file__).with_name("pages.py")))
+in_browser, measured, visit, words = (_pages[name] for name in ("in_browser", "measured", "visit", "words"))
 HOSTILE = '</title><script>alert(1)</script><img src=x onerror="alert(2)"> \x00\u202e\ud800'
 
 
@@ -36,11 +35,6 @@ def facts() -> dict[str, Any]:
         "threads": 1, "parameters": 300_000, "seconds": 81.0, "log": log,
         "test": {"protocol": "full ranking", "cases": 671, "figures": figures}, "versions": {"tailorbird": "0.1.0"},
     }  # fmt: skip
-
-
-def words(page: str) -> str:
-    tree = ElementTree.fromstring(page.encode().partition(b"\n")[2])
-    return " ".join(" ".join(tree.itertext()).split())
 
 
 def test_everything_is_there(tmp_path: Path) -> None:
@@ -88,14 +82,9 @@ def test_one_look_is_a_point() -> None:
     assert words(render_training(found)).count("epoch 3:") >= 2
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(_browser["BROWSER"] is None, reason="needs Chromium: apt-get install chromium")
+@in_browser
 @pytest.mark.parametrize("width", [500, 1280])
 def test_in_a_browser(tmp_path: Path, width: int) -> None:
-    dom = _browser["visit"](write_training(tmp_path, facts()), width)
+    dom = visit(write_training(tmp_path, facts()), width)
     assert dom.count("<section") == 3 and dom.count('class="chart"') == 2
-    open_page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*/>', "", render_training(facts()))
-    page = tmp_path / "measured.html"
-    page.write_text(open_page.replace("</body>", _browser["MEASURE"]), encoding="utf-8")
-    title = re.search(r"<title>(.*?)</title>", _browser["visit"](page, width))
-    assert title and title[1] == "wide 0 out "
+    assert measured(render_training(facts()), tmp_path, width) == "wide 0 out "
