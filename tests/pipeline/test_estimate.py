@@ -9,7 +9,7 @@ from torch import nn
 
 from tailorbird.methods.awq import AWQ
 from tailorbird.pipeline import estimate as room
-from tailorbird.pipeline import handling, prepare, trial
+from tailorbird.pipeline import footprint, handling, prepare, trial
 from tailorbird.pipeline.estimate import estimate, smallest
 from tailorbird.pipeline.handling import Handling
 
@@ -120,7 +120,7 @@ def test_the_disk_holds_every_attempt_and_what_memory_does_not(model_of: Any, mo
     assert three.seconds["fit"] == pytest.approx(3 * one.seconds["fit"])
     assert three.disk_bytes - one.disk_bytes == 2 * shared.nbytes
     width = plain.plan.parts[0].shape[1]
-    monkeypatch.setattr(room, "SPILL_BYTES", 4 * 512 * width - 1)
+    monkeypatch.setattr(footprint, "SPILL_BYTES", 4 * 512 * width - 1)
     assert estimate(plain, 512).disk_bytes == alone + 4 * 512 * width
 
 

@@ -1,0 +1,100 @@
+"""How much memory and how much room on disk a job will need, counted from its parts before it begins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tailorbird.anatomy import Part
+from tailorbird.measure.states import SPILL_BYTES
+from tailorbird.measure.statistics import SAMPLE
+from tailorbird.method import Method
+from tailorbird.pipeline.calibration import ESTIMATE
+from tailorbird.pipeline.prepare import Prepared
+from tailorbird.score.losses import TOP
+from tailorbird.score.output import ROWS as OUTPUT_ROWS
+
+# Outputs that a method which decides by inputs compares at once, at most, and matrices of them that it holds.
+OUTPUTS, COMPARED = 2**26, 5
+# What a word of the vocabulary takes in memory: as its file is read, and with a tokenizer in use.
+TOKENIZER_READ, TOKENIZER = 700, 1600
+# The share of rows in the largest class, where rows are in classes.
+CLASS = 0.5
+# Bytes on disk for what is known of a part while its job is unfinished.
+FACTS = 2048
+# Bytes a method that learns holds for a weight: parameters, gradients, the best so far, what the backward pass needs.
+LEARNED = 32
+
+
+def memory_needed(job: Prepared, inner: list[Part], tokens: int, batches: int) -> int:
+    """The larger of the two peaks: measuring and fitting a block, or fitting the largest part outside the blocks."""
+    needs = job.method.needs
+    states = min(SPILL_BYTES, _states(job, inner, tokens)) if needs else 0
+    states *= 1 + ("reference" in needs)
+    kept = sum(tensor.numel() * tensor.element_size() for tensor in job.kept.values())
+    blocks: dict[int | None, int] = {}
+    grams: dict[int | None, int] = {}
+    for part in inner:
+        blocks[part.block] = blocks.get(part.block, 0) + 4 * part.numel
+    for block, cols in inputs_of(job.plan.parts):
+        # The matrix, its damped copy and its factor; the sampled inputs.
+        grams[block] = grams.get(block, 0) + (12 * cols**2 + 4 * SAMPLE * cols if needs else 0)
+    # Weights in place, their packed form unpacked again to move on, the largest one being worked on.
+    block = max((2 * size + grams.get(index, 0) for index, size in blocks.items()), default=0)
+    block += max((_working(job, part) for part in inner), default=0)
+    if job.method.passes(batches):
+        # What is learned, and what the backward pass through a batch needs: inputs and outputs of every part, twice.
+        block += LEARNED * max((size // 4 for size in blocks.values()), default=0)
+        block += 8 * tokens // batches * sum(sum(part.shape) for part in inner) // max(1, len(blocks))
+    outer = [part for part in job.plan.parts if part.block is None]
+    copied = 1 + CLASS * job.by_rows
+    ends = max((int(4 * copied * part.numel) + _working(job, part) + grams.get(None, 0) for part in outer), default=0)
+    read = words(job) * (TOKENIZER if needs else TOKENIZER_READ)
+    return int(read + states + kept + max(block, ends, _scoring_memory(job, inner)))
+
+
+def _states(job: Prepared, inner: list[Part], tokens: int) -> int:
+    """Bytes of the hidden states between two blocks."""
+    widths = [part.shape[1] for part in job.plan.parts if part.role == "embedding"] or [p.shape[1] for p in inner]
+    return 4 * tokens * max(widths, default=0)
+
+
+def disk_needed(job: Prepared, inner: list[Part], tokens: int, attempts: int) -> int:
+    """All attempts at the artifact, and the hidden states that are too large for memory."""
+    states = _states(job, inner, tokens)
+    spilled = (1 + ("reference" in job.method.needs)) * states if job.method.needs and states > SPILL_BYTES else 0
+    return attempts * job.nbytes + FACTS * len(job.plan.parts) + spilled
+
+
+def _scoring_memory(job: Prepared, inner: list[Part]) -> int:
+    """Hidden states between all blocks, a block with its parts' inputs and gradients, and a part's errors by format."""
+    if not job.undecided:
+        return 0
+    blocks: dict[int | None, tuple[int, int]] = {}
+    for part in inner:
+        weights, sides = blocks.get(part.block, (0, 0))
+        blocks[part.block] = weights + part.numel, sides + sum(part.shape)
+    width = max((part.shape[1] for part in job.plan.parts if part.role == "embedding"), default=0)
+    errors = max((part.numel for part in inner), default=0)
+    head = max(
+        (min(part.shape[0], OUTPUT_ROWS) * part.shape[1] for part in job.plan.parts if part.block is None), default=0
+    )
+    each = max((weights + ESTIMATE * sides for weights, sides in blocks.values()), default=0)
+    return 4 * (ESTIMATE * width * (len(blocks) + 1) + max(each + (TOP + 2) * errors, (TOP + 2) * head))
+
+
+def _working(job: Prepared, part: Part) -> int:
+    """Codes, packed planes and the outputs a method compares, beside the weight itself."""
+    decides = "inputs" in job.method.needs and type(job.method).decide is not Method.decide
+    compared = COMPARED * 4 * min(SAMPLE * part.shape[0], OUTPUTS) if decides else 0
+    return part.numel + 2 * job.plan.part_bytes(part) + compared
+
+
+def words(job: Prepared) -> int:
+    """Of the vocabulary, where there is a tokenizer."""
+    parts = job.plan.parts if job.checkpoint else ()
+    return max((part.shape[0] for part in parts if part.role == "embedding"), default=0)
+
+
+def inputs_of(parts: Any) -> set[tuple[int | None, int]]:
+    """Distinct (block, columns): parts that read the same tensor share their statistics."""
+    return {(part.block, part.shape[1]) for part in parts}
