@@ -38,6 +38,15 @@ CONFIGS: dict[str, dict[str, Any]] = {
         **_GEMMA,
         "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
     },
+    # Heads of 72 numbers, and a window that is more than one block of keys.
+    "llama-wide": {"model_type": "llama", **_GATED, "head_dim": 72},
+    "gemma3-wide": {
+        "model_type": "gemma3_text",
+        **_GEMMA,
+        "head_dim": 72,
+        "query_pre_attn_scalar": 72,
+        "sliding_window": 20,
+    },
     "opt": _OPT,
     "opt-unnormed": {**_OPT, "_remove_final_layer_norm": True},
     "opt-untied": {**_OPT, "tie_word_embeddings": False},

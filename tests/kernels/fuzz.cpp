@@ -10,6 +10,7 @@
 #include "bits.h"
 #include "fuzz.h"
 #include "pool.h"
+#include "sampling.h"
 #include "trellis_search.h"
 
 using namespace tailorbird;
@@ -153,6 +154,23 @@ void one_search() {
                scale.get(), upper.get(), width, stream.get()});
 }
 
+// Any numbers as logits, infinities and what is no number among them.
+void one_choice() {
+  const size_t n = pick(1, 700);
+  const auto words = bytes(4 * n);
+  const auto logits = array<float>(n);
+  std::memcpy(logits.get(), words.get(), 4 * n);
+  const Choice choice{logits.get(), n, pick(0, 1) ? 0.7f : 1e-6f};
+  const auto sums = array<float>(choice.stretches()), tops = array<float>(choice.stretches());
+  const auto weights = array<float>(kStretch);
+  const float highest = weigh(choice, sums.get(), tops.get());
+  const auto stretch = static_cast<int64_t>(pick(0, choice.stretches() - 1));
+  weights_of(choice, highest, &stretch, 1, weights.get());
+  if (tops[stretch] != *std::max_element(weights.get(), weights.get() + kStretch)) fail("a stretch's highest weight");
+  for (size_t i = 0; i < kStretch; ++i)
+    if (!(weights[i] >= 0 && weights[i] <= 1) || (stretch * kStretch + i >= n && weights[i])) fail("a token's weight");
+}
+
 }  // namespace
 
 int main(int count, char** words) {
@@ -165,6 +183,7 @@ int main(int count, char** words) {
     i % 4 ? one() : one_trellis();
     if (i % 4 == 0) one_search();
     if (i % 8 == 1) one_decoder();
+    if (i % 8 == 2) one_choice();
     std::printf("\n%016llx", static_cast<unsigned long long>(digest));
   }
   std::printf("\n%d cases\n", cases);

@@ -133,7 +133,7 @@ std::vector<float> logits(Decoder& decoder, const std::vector<Call>& all, size_t
 void one_decoder() {
   const bool sane = pick(0, 1), wrong = pick(0, 4) == 0;
   const Width width{pick(1, 33), pick(1, 3)};
-  const size_t vocabulary = pick(0, 15) ? pick(1, 60) : pick(4000, 5000), head_dim = pick(2, 20);
+  const size_t vocabulary = pick(0, 15) ? pick(1, 60) : pick(4000, 5000), head_dim = pick(2, pick(0, 1) ? 20 : 80);
   Shape shape{static_cast<int64_t>(width.size()), static_cast<int64_t>(vocabulary), 1e-6f, 1.5f, pick(0, 1) ? 30.0f : 0.0f};
   std::vector<Rope> ropes;
   for (size_t i = pick(1, 2); i > 0; --i) ropes.push_back({numbers(pick(0, head_dim / 2), true), 1.0f});

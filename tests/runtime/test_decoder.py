@@ -20,6 +20,7 @@ from tailorbird.runtime.load import load
 from tailorbird.runtime.modules import pack_module
 
 FAMILIES = ["llama", "llama-tied", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3"]
+FAMILIES += ["llama-wide", "gemma3-wide"]
 # Longer than the windows of the families that have one.
 IDS = torch.randint(2, 90, (23,), generator=torch.Generator().manual_seed(1)).tolist()
 EXACT = Settings("fp32", "bf16")
@@ -77,7 +78,7 @@ def test_a_large_head_is_predicted_slice_by_slice(groups: tuple[int, ...], pack_
     assert distance(eight.start(64).push(IDS, 1), wanted[-1:]) < 5e-2
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3"])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "llama-wide", "gemma3-wide"])
 @pytest.mark.parametrize("cache", ["bf16", "int8"])
 def test_pieces_give_what_the_whole_gives(
     family: str, cache: Any, pack_family: Any, monkeypatch: pytest.MonkeyPatch

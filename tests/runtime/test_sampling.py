@@ -103,8 +103,23 @@ def test_tokens_far_apart_are_drawn_by_their_chances() -> None:
     assert found[list(chances)].tolist() == pytest.approx([4000 * chance for chance in chances.values()], rel=0.1)
 
 
+def test_logits_may_lie_apart() -> None:
+    logits = torch.stack([torch.arange(300.0), -torch.arange(300.0)], 1)
+    for column, likely in ((0, 299), (1, 0)):
+        assert choose(logits[:, column], torch.Generator(), temperature=0.01) == likely
+
+
 def test_a_token_without_a_chance_is_never_drawn() -> None:
     logits = torch.full((100,), -torch.inf)
     logits[[3, 50]] = 0.0
     found = drawn(logits, 200, temperature=1.0)
     assert found[[3, 50]].min() > 50 and found.sum() == found[[3, 50]].sum()
+
+
+def test_all_chances_together_leave_out_nothing() -> None:
+    logits = torch.tensor([0.0, -4.0]).repeat(50)
+    seeds = [torch.Generator().manual_seed(seed) for seed in (7, 7)]
+    one, other = (
+        [choose(logits, seed, 3.0, top_p=p) for _ in range(200)] for seed, p in zip(seeds, (1.0, None), strict=True)
+    )
+    assert one == other and 1 in {token % 2 for token in one}

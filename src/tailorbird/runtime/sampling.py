@@ -1,7 +1,7 @@
 """Choosing the next token.
 
-Vocabularies have hundreds of thousands of tokens, and a small model's forward pass takes a few milliseconds: numpy does
-each step here in a fraction of one, which torch does not.
+Vocabularies have hundreds of thousands of tokens, and a small model's forward pass takes a few milliseconds: one pass
+over all of them (`kernels/cpp/sampling.h`) says which few are worth a look.
 """
 
 from __future__ import annotations
@@ -13,11 +13,82 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-_COLDEST = 1e-6
-_FEW = 512
-_STRETCH, _LANE = 512, 64
+from tailorbird.kernels import native
 
-Weights = npt.NDArray[np.float32]
+_COLDEST = 1e-6
+_STRETCH = 128
+# What is looked at for the most likely tokens, in turn until that is enough; the most likely one weighs 1.
+_BOUNDS = (2**-4, 2**-8, 2**-12, 2**-16, 2**-24, 0.0)
+
+Numbers = npt.NDArray[np.float32]
+Places = npt.NDArray[Any]
+
+
+class Weights:
+    """What tokens weigh when one is drawn: exp((logit - highest logit) / temperature).
+
+    Attributes:
+        sums: float32 (stretches,) of 128 tokens each.
+        tops: (stretches,) the highest of each stretch.
+    """
+
+    def __init__(self, logits: Numbers, temperature: float) -> None:
+        self.logits, self.temperature = logits, temperature
+        self.sums, self.tops = np.empty((2, -(-len(logits) // _STRETCH)), np.float32)
+        self.native = native.extension()
+        if self.native:
+            self.highest = self.native.weigh(logits, temperature, self.sums, self.tops)
+            return
+        self.all = np.zeros((len(self.sums), _STRETCH), np.float32)
+        values = self.all.reshape(-1)[: len(logits)]
+        with np.errstate(invalid="ignore", over="ignore"):
+            # From the highest down, so that no temperature, however low, makes an infinity of it.
+            np.divide(logits - np.fmax.reduce(logits), temperature, out=values)
+            np.exp(values, out=values)
+        np.nan_to_num(values, copy=False, nan=0.0)
+        np.sum(self.all, axis=1, out=self.sums)
+        np.max(self.all, axis=1, out=self.tops)
+
+    def of(self, stretches: Places) -> Numbers:
+        """(n, 128) by token; zeros after the last token."""
+        if not self.native:
+            return self.all[stretches]
+        found = np.empty((len(stretches), _STRETCH), np.float32)
+        self.native.weights_of(self.logits, self.temperature, self.highest, stretches, found)
+        return found
+
+    def at_least(self, weight: float) -> tuple[Places, Numbers]:
+        """Tokens that weigh as much, in their order, and what they weigh."""
+        stretches = np.flatnonzero(self.tops >= weight)
+        weights = self.of(stretches).reshape(-1)
+        found = np.flatnonzero(weights >= weight)
+        return stretches[found // _STRETCH] * _STRETCH + found % _STRETCH, weights[found]
+
+    def most(self, count: int) -> Numbers:
+        """The highest weights, from the highest down.
+
+        As many stretches as are wanted have one that is at least as high as the lowest of their tops: only what
+        reaches that is sorted.
+        """
+        lowest = np.partition(self.tops, len(self.tops) - count)[-count] if count < len(self.tops) else 0.0
+        _, weights = self.at_least(lowest)
+        return np.sort(weights)[::-1][:count]
+
+    def down_to(self, enough: float, lowest: float) -> Numbers:
+        """The highest weights, from the highest down: those that together weigh enough, or all down to the lowest."""
+        for bound in _BOUNDS:
+            _, weights = self.at_least(max(bound, lowest))
+            if bound <= lowest or 0 < enough <= weights.sum(dtype=np.float64):
+                break
+        return np.sort(weights)[::-1]
+
+    def drawn(self, generator: torch.Generator) -> int:
+        """A token, drawn by weight."""
+        reach = np.cumsum(self.sums, dtype=np.float64)
+        point = _uniform(generator) * float(reach[-1])
+        stretch = _first_beyond(reach, point)
+        inside = np.cumsum(self.of(np.array([stretch]))[0], dtype=np.float64)
+        return stretch * _STRETCH + _first_beyond(inside, point - (float(reach[stretch - 1]) if stretch else 0.0))
 
 
 def choose(
@@ -39,35 +110,19 @@ def choose(
         min_p: only tokens at least p times as likely as the most likely one are drawn from (arXiv 2407.01082).
     """
     if temperature <= 0:
-        return most_likely(logits)
-    values = logits.numpy()
-    # From the highest down, so that no temperature, however low, makes an infinity of it. In place: in a large
-    # vocabulary new memory costs as much as the arithmetic.
-    weights = values - values.max()
-    weights /= max(temperature, _COLDEST)
-    np.exp(weights, out=weights)
+        return int(logits.numpy().argmax())
+    weights = Weights(np.ascontiguousarray(logits.numpy(), np.float32), max(temperature, _COLDEST))
+    if top_p is not None and top_p >= 1:
+        top_p = None
     if not top_k and top_p is None and min_p is None:
-        return _drawn(weights, generator)
-    kept = _kept(weights, top_k, top_p, min_p)
-    return int(kept[_drawn(weights[kept], generator)])
+        return weights.drawn(generator)
+    tokens, chances = _left(weights, top_k if top_k and top_k < len(logits) else None, top_p, min_p)
+    reach = np.cumsum(chances, dtype=np.float64)
+    return int(tokens[_first_beyond(reach, _uniform(generator) * float(reach[-1]))])
 
 
-def most_likely(logits: Tensor) -> int:
-    """The token of the highest logit; numpy finds it several times faster than torch does in so large a vocabulary."""
-    return int(logits.numpy().argmax())
-
-
-def _drawn(weights: Weights, generator: torch.Generator) -> int:
-    """An index, drawn by weight: where one uniform number falls in the running sum. Which stretch that is, sums of
-    stretches tell several times as fast as the running sum of all."""
-    whole = len(weights) // _STRETCH * _STRETCH
-    sums = np.append(weights[:whole].reshape(-1, _STRETCH).sum(1), weights[whole:].sum())
-    reach = np.cumsum(sums, dtype=np.float64)
-    point = float(torch.rand((), generator=generator, dtype=torch.float64)) * reach[-1]
-    stretch = _first_beyond(reach, point)
-    before, low = float(reach[stretch - 1]) if stretch else 0.0, stretch * _STRETCH
-    inside = np.cumsum(weights[low : low + _STRETCH], dtype=np.float64)
-    return low + _first_beyond(inside, point - before)
+def _uniform(generator: torch.Generator) -> float:
+    return float(torch.rand((), generator=generator, dtype=torch.float64))
 
 
 def _first_beyond(reach: npt.NDArray[np.float64], point: float) -> int:
@@ -76,41 +131,22 @@ def _first_beyond(reach: npt.NDArray[np.float64], point: float) -> int:
     return found if found < len(reach) else int(np.searchsorted(reach, reach[-1], side="left"))
 
 
-def _kept(weights: Weights, top_k: int | None, top_p: float | None, min_p: float | None) -> npt.NDArray[Any]:
-    """Tokens that the limits leave, in the order of the vocabulary; of equally likely ones at the limit the first."""
-    most = min(top_k or len(weights), len(weights))
-    whole = float((weights if most == len(weights) else _ranked(weights, most)).sum(dtype=np.float64))
-    # Mostly a few tokens hold all that counts; where they do not, all are sorted.
-    for count in sorted({min(_FEW, most), most}):
-        ranked = _within(_ranked(weights, count), whole, top_p, min_p)
-        if len(ranked) < count:
-            break
-    kept = np.flatnonzero(weights >= ranked[-1])
-    if surplus := len(kept) - len(ranked):
-        even = np.flatnonzero(weights[kept] == ranked[-1])
-        kept = np.delete(kept, even[-surplus:])
-    return kept
-
-
-def _ranked(weights: Weights, count: int) -> Weights:
-    """The highest weights, from the highest down.
-
-    Of lanes of some weights each, so many have one that is at least as high as the lowest of the highest lanes: only
-    weights that reach that are sorted out.
-    """
-    lanes = weights[: len(weights) // _LANE * _LANE].reshape(_LANE, -1)
-    if count < lanes.shape[1]:
-        highest = lanes.max(0)
-        weights = weights[weights >= np.partition(highest, len(highest) - count)[len(highest) - count]]
-    highest = weights if count == len(weights) else np.partition(weights, len(weights) - count)[-count:]
-    return np.sort(highest)[::-1]
-
-
-def _within(ranked: Weights, whole: float, top_p: float | None, min_p: float | None) -> Weights:
-    """Of weights from the highest down those that the limits leave; `top_p` is a share of `whole`."""
+def _left(weights: Weights, top_k: int | None, top_p: float | None, min_p: float | None) -> tuple[Places, Numbers]:
+    """Tokens that the limits leave, in the order of the vocabulary, and what they weigh; of equally likely ones at the
+    limit the first."""
+    if top_k:
+        ranked = weights.most(top_k)
+        enough = (top_p or 0) * float(ranked.sum(dtype=np.float64))
+    else:
+        enough = (top_p or 0) * float(weights.sums.sum(dtype=np.float64))
+        ranked = weights.down_to(enough, min_p or 0)
     count = len(ranked)
     if top_p is not None:
-        count = int(np.searchsorted(np.cumsum(ranked, dtype=np.float64), top_p * whole)) + 1
+        count = min(count, int(np.searchsorted(np.cumsum(ranked, dtype=np.float64), enough)) + 1)
     if min_p is not None:
         count = min(count, int(np.count_nonzero(ranked >= min_p * ranked[0])))
-    return ranked[:count]
+    tokens, chances = weights.at_least(ranked[count - 1])
+    if surplus := len(tokens) - count:
+        even = np.flatnonzero(chances == ranked[count - 1])[-surplus:]
+        tokens, chances = np.delete(tokens, even), np.delete(chances, even)
+    return tokens, chances

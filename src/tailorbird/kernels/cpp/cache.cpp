@@ -41,7 +41,7 @@ void Cache::Side::put(int64_t at, const float* x, int64_t dim) {
   if (!int8.empty())
     scales[at] = to_int8(x, dim, int8.data() + at * dim);
   else
-    for (int64_t d = 0; d < dim; ++d) bf16[at * dim + d] = to_bf16(x[d]);
+    to_bf16(x, dim, bf16.data() + at * dim);
 }
 
 Stored Cache::Side::stored(int64_t at, int64_t dim) const {

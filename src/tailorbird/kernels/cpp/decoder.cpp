@@ -19,7 +19,7 @@ constexpr size_t kSplit = 4;
 constexpr size_t kPiece = 256;
 
 // Bytes that a thread fetches while it waits for a product.
-constexpr size_t kExpected = 64 * 1024;
+constexpr size_t kExpected = 256 * 1024;
 
 // Bytes of the next part's weights that are fetched before they are wanted.
 constexpr size_t kAhead = 4096;
@@ -66,8 +66,9 @@ void check_layer(const Layer& layer, size_t width, size_t ropes) {
     check(norm->empty() || norm->size() == static_cast<size_t>(layer.head_dim), "a head's norm has another width");
 }
 
-// Tiles that a thread takes at a time: few enough that none waits long for the last piece of another.
-size_t piece_of(size_t tiles, size_t threads) { return std::clamp<size_t>(tiles / (4 * threads), 1, kPiece); }
+// Tiles that a thread takes at a time: few enough that none waits long for the last piece of another, and enough that
+// what it has fetched ahead is its own.
+size_t piece_of(size_t tiles, size_t threads) { return std::clamp<size_t>(tiles / (2 * threads), 1, kPiece); }
 
 const uint8_t* tile_of(const Matrix& matrix, size_t tile) {
   return matrix.layout().data + tile * matrix.layout().tile_bytes;

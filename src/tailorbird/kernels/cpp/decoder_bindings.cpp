@@ -1,4 +1,4 @@
-// `Decoder` for Python; see decoder.h.
+// `Decoder` and what draws tokens from its logits, for Python; see decoder.h and sampling.h.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -12,6 +12,7 @@
 
 #include "bindings.h"
 #include "decoder.h"
+#include "sampling.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -22,6 +23,7 @@ namespace {
 using Vector = nb::ndarray<const float, nb::ndim<1>, nb::device::cpu, nb::c_contig>;
 using Tokens = nb::ndarray<const int64_t, nb::ndim<1>, nb::device::cpu, nb::c_contig>;
 using Logits = nb::ndarray<float, nb::ndim<2>, nb::device::cpu, nb::c_contig>;
+using Written = nb::ndarray<float, nb::ndim<1>, nb::device::cpu, nb::c_contig>;
 using Indices = nb::ndarray<const int32_t, nb::ndim<1>, nb::device::cpu, nb::c_contig>;
 using Projections = std::vector<const Linear*>;
 
@@ -94,6 +96,30 @@ void forward(Decoder& decoder, Tokens tokens, int64_t start, Cache& cache, Logit
   decoder.forward(tokens.data(), n, start, cache, keep, logits.data(), activations);
 }
 
+Choice choice(const Vector& logits, float temperature) {
+  if (logits.size() == 0 || !(temperature > 0)) throw std::invalid_argument("there is nothing to weigh");
+  return {logits.data(), logits.size(), temperature};
+}
+
+float weigh_python(Vector logits, float temperature, Written sums, Written tops) {
+  const Choice asked = choice(logits, temperature);
+  if (sums.size() != asked.stretches() || tops.size() != asked.stretches())
+    throw std::invalid_argument("sums and tops don't fit the logits");
+  nb::gil_scoped_release free;
+  return weigh(asked, sums.data(), tops.data());
+}
+
+void weights_python(Vector logits, float temperature, float highest, Tokens stretches, Logits weights) {
+  const Choice asked = choice(logits, temperature);
+  if (weights.shape(0) != stretches.size() || weights.shape(1) != kStretch)
+    throw std::invalid_argument("the weights don't fit the stretches");
+  for (size_t i = 0; i < stretches.size(); ++i)
+    if (stretches.data()[i] < 0 || static_cast<size_t>(stretches.data()[i]) >= asked.stretches())
+      throw std::invalid_argument("there is no such stretch");
+  nb::gil_scoped_release free;
+  weights_of(asked, highest, stretches.data(), stretches.size(), weights.data());
+}
+
 }  // namespace
 
 void bind_decoder(nb::module_& m) {
@@ -114,6 +140,10 @@ void bind_decoder(nb::module_& m) {
            "ropes"_a, "embedding"_a, "norm"_a, "head"_a)
       .def_prop_ro("product_seconds", &Decoder::product_seconds)
       .def("forward", &forward, "tokens"_a, "start"_a, "cache"_a, "logits"_a, "activations"_a);
+  m.attr("STRETCH") = kStretch;
+  m.def("weigh", &weigh_python, "logits"_a.noconvert(), "temperature"_a, "sums"_a.noconvert(), "tops"_a.noconvert());
+  m.def("weights_of", &weights_python, "logits"_a.noconvert(), "temperature"_a, "highest"_a, "stretches"_a.noconvert(),
+        "weights"_a.noconvert());
 }
 
 }  // namespace tailorbird

@@ -10,6 +10,7 @@ namespace tailorbird {
 namespace {
 
 constexpr int64_t kBlock = kLanes;  // keys looked at together
+constexpr int64_t kPair = 2 * kLanes;
 constexpr float kNever = -1e30f;
 
 TAILORBIRD_INLINE float dot(const float* a, const float* b, int64_t n) {
@@ -28,14 +29,6 @@ TAILORBIRD_INLINE Floats some(const float* p, int64_t n) {
   return load(numbers);
 }
 
-TAILORBIRD_INLINE float highest(Floats v) {
-  float a[kLanes];
-  std::memcpy(a, &v, sizeof a);
-  for (int n = kLanes / 2; n > 0; n /= 2)
-    for (int i = 0; i < n; ++i) a[i] = std::max(a[i], a[i + n]);
-  return a[0];
-}
-
 TAILORBIRD_INLINE Floats hyperbolic_tangent(Floats x) {
   const Floats e = exponential(2.0f * x);
   return 1.0f - 2.0f / (e + 1.0f);
@@ -47,6 +40,13 @@ TAILORBIRD_INLINE Floats activate(Floats x, Gate kind) {
   return 0.5f * x * (1.0f + hyperbolic_tangent(inner));
 }
 
+// To nearest, ties to even.
+TAILORBIRD_INLINE uint16_t rounded(float x) {
+  uint32_t word;
+  std::memcpy(&word, &x, sizeof word);
+  return static_cast<uint16_t>((word + 0x7fff + ((word >> 16) & 1)) >> 16);
+}
+
 TAILORBIRD_INLINE float number(uint16_t half) {
   const uint32_t word = static_cast<uint32_t>(half) << 16;
   float out;
@@ -56,63 +56,106 @@ TAILORBIRD_INLINE float number(uint16_t half) {
 
 TAILORBIRD_INLINE float number(int8_t code) { return code; }
 
-// Products of Q queries with a key.
-template <int Q, class T>
-TAILORBIRD_INLINE void products(const Query* queries, const T* key, int64_t dim, float* out) {
-  Floats total[Q] = {};
+// Products of Q queries with K keys after each other, a number of `totals[i]` a key; its lanes are still to be added.
+template <int Q, int K, class T>
+TAILORBIRD_INLINE void products(const Query* queries, const T* keys, int64_t dim, Floats (*totals)[kBlock], int64_t at) {
+  Floats total[K][Q] = {};
   int64_t d = 0;
-  for (; d + kLanes <= dim; d += kLanes) {
-    const Floats k = load(key + d);
-    for (int i = 0; i < Q; ++i) total[i] += load(queries[i].q + d) * k;
+  for (; d + kPair <= dim; d += kPair) {
+    Floats low[Q], high[Q];
+    for (int i = 0; i < Q; ++i) {
+      low[i] = load(queries[i].q + d);
+      high[i] = load(queries[i].q + d + kLanes);
+    }
+    for (int k = 0; k < K; ++k) {
+      const Pair key = load_pair(keys + k * dim + d);
+      for (int i = 0; i < Q; ++i) {
+        total[k][i] += low[i] * key.low;
+        total[k][i] += high[i] * key.high;
+      }
+    }
   }
+  for (int k = 0; k < K; ++k)
+    for (int i = 0; i < Q; ++i) {
+      for (int64_t rest = d; rest < dim; ++rest) total[k][i][0] += queries[i].q[rest] * number(keys[k * dim + rest]);
+      totals[i][at + k] = total[k][i];
+    }
+}
+
+// Products of Q queries with the n keys of a block; behind them anything finite.
+template <int Q, class T>
+TAILORBIRD_INLINE void products_of_block(const Query* queries, const T* keys, int64_t n, int64_t dim,
+                                         float (*scores)[kBlock]) {
+  constexpr int kTogether = Q <= 4 ? 4 : 2;  // what registers hold
+  Floats totals[Q][kBlock];
+  int64_t j = 0;
+  for (; j + kTogether <= n; j += kTogether) products<Q, kTogether>(queries, keys + j * dim, dim, totals, j);
+  for (; j < n; ++j) products<Q, 1>(queries, keys + j * dim, dim, totals, j);
   for (int i = 0; i < Q; ++i) {
-    out[i] = sum(total[i]);
-    for (int64_t rest = d; rest < dim; ++rest) out[i] += queries[i].q[rest] * number(key[rest]);
+    for (j = n; j < kBlock; ++j) totals[i][j] = Floats{};
+    store(scores[i], sums(totals[i]));
   }
 }
 
-// out[i] = out[i] * keep[i] + sum over n values of weights[i][j] * values[j], for Q queries.
+// out[i] = out[i] * keep[i] + sum over n values of weights[i][j] * values[j], for Q queries. The sum is taken first:
+// where a product could be fused with one addition or another, Q would decide which.
 template <int Q, class T>
 TAILORBIRD_INLINE void mix(const Query* queries, const float* keep, const float (*weights)[kBlock], const T* values,
                            int64_t n, int64_t dim) {
   int64_t d = 0;
-  for (; d + kLanes <= dim; d += kLanes) {
-    Floats total[Q];
-    for (int i = 0; i < Q; ++i) total[i] = load(queries[i].out + d) * keep[i];
+  for (; d + kPair <= dim; d += kPair) {
+    Floats low[Q] = {}, high[Q] = {};
     for (int64_t j = 0; j < n; ++j) {
-      const Floats v = load(values + j * dim + d);
-      for (int i = 0; i < Q; ++i) total[i] += weights[i][j] * v;
+      const Pair value = load_pair(values + j * dim + d);
+      for (int i = 0; i < Q; ++i) {
+        low[i] += weights[i][j] * value.low;
+        high[i] += weights[i][j] * value.high;
+      }
     }
-    for (int i = 0; i < Q; ++i) store(queries[i].out + d, total[i]);
+    for (int i = 0; i < Q; ++i) {
+      float* out = queries[i].out + d;
+      store(out, load(out) * keep[i] + low[i]);
+      store(out + kLanes, load(out + kLanes) * keep[i] + high[i]);
+    }
   }
   for (; d < dim; ++d)
     for (int i = 0; i < Q; ++i) {
-      float total = queries[i].out[d] * keep[i];
+      float total = 0;
       for (int64_t j = 0; j < n; ++j) total += weights[i][j] * number(values[j * dim + d]);
-      queries[i].out[d] = total;
+      queries[i].out[d] = queries[i].out[d] * keep[i] + total;
     }
 }
 
+// Has numbers brought into the cache that are wanted soon: a token's weights have thrown out what the last one left.
+template <class T>
+TAILORBIRD_INLINE void fetch(const T* numbers, int64_t count) {
+  const auto* bytes = reinterpret_cast<const uint8_t*>(numbers);
+  for (int64_t i = 0; i < count * static_cast<int64_t>(sizeof(T)); i += 64) __builtin_prefetch(bytes + i);
+}
+
 // Softmax over blocks of keys with a running maximum, so that memory does not grow with the context
-// (Milakov and Gimelshein, arXiv 1805.02867). Keys that a query may not see get the weight 0.
+// (Milakov and Gimelshein, arXiv 1805.02867). Keys that a query may not see get the weight 0. Blocks begin at the same
+// positions for all queries, so that a query's result is the same whatever others are looked at with it.
 template <int Q, class T>
 TAILORBIRD_INLINE void attend_to(const Head& head, const Query* queries, const T* keys, const T* values) {
-  float most[Q], total[Q], keep[Q], scores[Q][kBlock], products_of_key[Q];
+  float most[Q], total[Q], keep[Q], scores[Q][kBlock];
   for (int i = 0; i < Q; ++i) {
     most[i] = kNever;
     total[i] = 0;
     std::fill_n(queries[i].out, head.dim, 0.0f);
   }
   const int64_t end = queries[Q - 1].position + 1, window = head.window > 0 ? head.window : end;
-  for (int64_t start = std::max<int64_t>(0, queries[0].position - window + 1); start < end; start += kBlock) {
-    const int64_t n = std::min(kBlock, end - start);
-    for (int64_t j = 0; j < kBlock; ++j) {
-      if (j < n) products<Q>(queries, keys + (start + j) * head.dim, head.dim, products_of_key);
-      for (int i = 0; i < Q; ++i) {
+  const int64_t first = std::max<int64_t>(0, queries[0].position - window + 1);
+  for (int64_t start = first / kBlock * kBlock; start < end; start += kBlock) {
+    const int64_t n = std::min(kBlock, end - start), next = std::min(2 * kBlock, end - start) - n;
+    fetch(keys + (start + n) * head.dim, next * head.dim);
+    fetch(values + start * head.dim, n * head.dim);
+    products_of_block<Q>(queries, keys + start * head.dim, n, head.dim, scores);
+    for (int i = 0; i < Q; ++i)
+      for (int64_t j = 0; j < kBlock; ++j) {
         const int64_t back = queries[i].position - (start + j);
-        scores[i][j] = j < n && back >= 0 && back < window ? products_of_key[i] : kNever;
+        if (j >= n || back < 0 || back >= window) scores[i][j] = kNever;
       }
-    }
     const Floats key_scale = head.keys.scales ? some(head.keys.scales + start, n) : broadcast(1);
     const Floats value_scale = head.values.scales ? some(head.values.scales + start, n) : broadcast(1);
     for (int i = 0; i < Q; ++i) {
@@ -186,10 +229,10 @@ TAILORBIRD_CLONES void soft_cap(float* x, float cap, int64_t n) {
   for (; i < n; ++i) x[i] = cap * std::tanh(x[i] / cap);
 }
 
-uint16_t to_bf16(float x) {
-  uint32_t word;
-  std::memcpy(&word, &x, sizeof word);
-  return static_cast<uint16_t>((word + 0x7fff + ((word >> 16) & 1)) >> 16);  // to nearest, ties to even
+void to_bf16(const float* x, int64_t dim, uint16_t* out) {
+  const int64_t paired = dim / kPair * kPair;
+  for (int64_t d = 0; d < paired; ++d) out[d / kPair * kPair + d % kLanes * 2 + d % kPair / kLanes] = rounded(x[d]);
+  for (int64_t d = paired; d < dim; ++d) out[d] = rounded(x[d]);
 }
 
 float to_int8(const float* x, int64_t dim, int8_t* out) {

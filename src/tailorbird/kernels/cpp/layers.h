@@ -28,9 +28,10 @@ void soft_cap(float* x, float cap, int64_t n);
 // x[i] *= factor.
 void multiply(float* x, float factor, int64_t n);
 
-uint16_t to_bf16(float x);
+// Rounds a head's vector to bfloat16; of every 32 numbers, number i goes beside number 16 + i.
+void to_bf16(const float* x, int64_t dim, uint16_t* out);
 
-// Keys or values of one head as numbers of 16 or 8 bits; 8-bit ones have a scale a position.
+// Keys or values of one head: as `to_bf16` makes them, or as `to_int8` does, with a scale a position.
 struct Stored {
   const uint16_t* bf16 = nullptr;
   const int8_t* int8 = nullptr;

@@ -19,7 +19,6 @@ namespace tailorbird {
 constexpr int kLanes = 16;
 typedef float Floats __attribute__((vector_size(64)));
 typedef int32_t Ints __attribute__((vector_size(64)));
-typedef uint16_t Halves __attribute__((vector_size(32)));
 typedef int8_t Bytes __attribute__((vector_size(16)));
 
 // Everything below is inlined into the clones, so that it is compiled for their processor.
@@ -35,20 +34,27 @@ TAILORBIRD_INLINE void store(float* p, Floats v) { std::memcpy(p, &v, sizeof v);
 
 TAILORBIRD_INLINE Floats broadcast(float x) { return x - Floats{}; }
 
-// Sixteen numbers in bfloat16, or of 8 bits, as floats.
-TAILORBIRD_INLINE Floats load(const uint16_t* p) {
-  Halves v;
-  std::memcpy(&v, p, sizeof v);
-  const Ints words = __builtin_convertvector(v, Ints) << 16;
-  Floats out;
-  std::memcpy(&out, &words, sizeof out);
+// Thirty-two numbers of a key or a value.
+struct Pair {
+  Floats low, high;
+};
+
+// In bfloat16, number i beside number 16 + i: a word holds both, and each is taken out of it by one instruction.
+TAILORBIRD_INLINE Pair load_pair(const uint16_t* p) {
+  Ints words;
+  std::memcpy(&words, p, sizeof words);
+  const Ints low = words << 16, high = words & static_cast<int32_t>(0xffff0000u);
+  Pair out;
+  std::memcpy(&out.low, &low, sizeof low);
+  std::memcpy(&out.high, &high, sizeof high);
   return out;
 }
 
-TAILORBIRD_INLINE Floats load(const int8_t* p) {
-  Bytes v;
-  std::memcpy(&v, p, sizeof v);
-  return __builtin_convertvector(__builtin_convertvector(v, Ints), Floats);
+TAILORBIRD_INLINE Pair load_pair(const int8_t* p) {
+  Bytes v[2];
+  std::memcpy(v, p, sizeof v);
+  return {__builtin_convertvector(__builtin_convertvector(v[0], Ints), Floats),
+          __builtin_convertvector(__builtin_convertvector(v[1], Ints), Floats)};
 }
 
 // In pairs, so that the additions don't wait for each other.
@@ -57,6 +63,42 @@ TAILORBIRD_INLINE float sum(Floats v) {
   std::memcpy(a, &v, sizeof a);
   for (int n = kLanes / 2; n > 0; n /= 2)
     for (int i = 0; i < n; ++i) a[i] += a[i + n];
+  return a[0];
+}
+
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define TAILORBIRD_SHUFFLE
+#endif
+#endif
+
+// The sums of sixteen, each in its lane: as `sum` adds, but lanes of many at once.
+TAILORBIRD_INLINE Floats sums(const Floats* v) {
+#ifdef TAILORBIRD_SHUFFLE
+  Floats a[8], b[4], c[2];
+  for (int i = 0; i < 8; ++i)
+    a[i] = __builtin_shufflevector(v[2 * i], v[2 * i + 1], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+           __builtin_shufflevector(v[2 * i], v[2 * i + 1], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+  for (int i = 0; i < 4; ++i)
+    b[i] = __builtin_shufflevector(a[2 * i], a[2 * i + 1], 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+           __builtin_shufflevector(a[2 * i], a[2 * i + 1], 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+  for (int i = 0; i < 2; ++i)
+    c[i] = __builtin_shufflevector(b[2 * i], b[2 * i + 1], 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29) +
+           __builtin_shufflevector(b[2 * i], b[2 * i + 1], 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31);
+  return __builtin_shufflevector(c[0], c[1], 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
+         __builtin_shufflevector(c[0], c[1], 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+#else
+  Floats out;
+  for (int i = 0; i < kLanes; ++i) out[i] = sum(v[i]);
+  return out;
+#endif
+}
+
+TAILORBIRD_INLINE float highest(Floats v) {
+  float a[kLanes];
+  std::memcpy(a, &v, sizeof a);
+  for (int n = kLanes / 2; n > 0; n /= 2)
+    for (int i = 0; i < n; ++i) a[i] = a[i + n] > a[i] ? a[i + n] : a[i];
   return a[0];
 }
 

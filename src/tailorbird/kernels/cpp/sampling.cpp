@@ -1,0 +1,87 @@
+#include "sampling.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "pool.h"
+#include "simd.h"
+
+namespace tailorbird {
+
+namespace {
+
+constexpr float kNone = -std::numeric_limits<float>::infinity();
+constexpr size_t kThreads = 256;  // at most, see pool.h
+
+// The first where the second is no number.
+TAILORBIRD_INLINE Floats higher(Floats a, Floats b) { return b > a ? b : a; }
+
+// Of whole stretches.
+TAILORBIRD_CLONES float highest_of(const float* x, size_t n) {
+  Floats most = broadcast(kNone);
+  for (size_t i = 0; i < n; i += kLanes) most = higher(most, load(x + i));
+  return highest(most);
+}
+
+TAILORBIRD_INLINE Floats weights_at(const float* logits, float top, float factor) {
+  const Floats x = (load(logits) - top) * factor, low = broadcast(-87.0f);
+  return x >= low ? exponential(x >= low ? x : low) : Floats{};
+}
+
+TAILORBIRD_CLONES void sum_up(const float* logits, size_t count, float top, float factor, float* sums, float* tops) {
+  for (size_t s = 0; s < count; ++s) {
+    Floats total{}, most{};
+    for (size_t i = s * kStretch; i < (s + 1) * kStretch; i += kLanes) {
+      const Floats w = weights_at(logits + i, top, factor);
+      total += w;
+      most = higher(most, w);
+    }
+    sums[s] = sum(total);
+    tops[s] = highest(most);
+  }
+}
+
+TAILORBIRD_CLONES void weigh_stretch(const float* logits, float top, float factor, float* weights) {
+  for (size_t i = 0; i < kStretch; i += kLanes) store(weights + i, weights_at(logits + i, top, factor));
+}
+
+// The tokens behind the last whole stretch, and none behind them.
+struct Rest {
+  float logits[kStretch];
+
+  explicit Rest(const Choice& choice) {
+    const size_t whole = choice.n / kStretch * kStretch;
+    std::fill(std::copy_n(choice.logits + whole, choice.n - whole, logits), logits + kStretch, kNone);
+  }
+};
+
+}  // namespace
+
+float weigh(const Choice& choice, float* sums, float* tops) {
+  const Rest rest(choice);
+  auto pool = Pool::acquire();
+  const size_t whole = choice.n / kStretch, threads = pool->size();
+  float highs[kThreads + 1];
+  highs[threads] = highest_of(rest.logits, kStretch);
+  const auto top = [&] { return *std::max_element(highs, highs + threads + 1); };
+  pool->each([&](size_t thread) {
+    const size_t begin = whole * thread / threads, end = whole * (thread + 1) / threads;
+    const float* mine = choice.logits + begin * kStretch;
+    highs[thread] = highest_of(mine, (end - begin) * kStretch);
+    pool->barrier();
+    sum_up(mine, end - begin, top(), 1 / choice.temperature, sums + begin, tops + begin);
+  });
+  if (whole < choice.stretches()) sum_up(rest.logits, 1, top(), 1 / choice.temperature, sums + whole, tops + whole);
+  return top();
+}
+
+void weights_of(const Choice& choice, float highest, const int64_t* stretches, size_t count, float* weights) {
+  const Rest rest(choice);
+  for (size_t i = 0; i < count; ++i) {
+    const size_t s = static_cast<size_t>(stretches[i]);
+    const float* logits = s < choice.n / kStretch ? choice.logits + s * kStretch : rest.logits;
+    weigh_stretch(logits, highest, 1 / choice.temperature, weights + i * kStretch);
+  }
+}
+
+}  // namespace tailorbird
