@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -60,7 +61,7 @@ class Shape:
         return dataclasses.asdict(self)
 
 
-class Recommender(nn.Module):
+class Recommender(nn.Module, ABC):
     """A model over sequences of items.
 
     Subclasses give `states`. Row 0 of the table is the pad's and stays zero.
@@ -94,6 +95,7 @@ class Recommender(nn.Module):
         """Those fields of its `Shape` that follow from the data; of events, only those of training may count."""
         return {"items": split.data.count}
 
+    @abstractmethod
     def states(self, ids: Tensor) -> Tensor:
         """The state after every event.
 
@@ -103,7 +105,6 @@ class Recommender(nn.Module):
         Returns:
             float32 (batch, length, width); at pads anything finite.
         """
-        raise NotImplementedError
 
     def last(self, ids: Tensor) -> Tensor:
         """The state that predicts what follows the histories; ids (batch, length) to (batch, width)."""
