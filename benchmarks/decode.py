@@ -37,6 +37,7 @@ RESULTS = ROOT / "results"
 KEPT = ROOT.parent / ".bench" / "speed"
 PEERS = ROOT.parent / ".bench" / "peers-venv" / "bin" / "python"
 MODEL = "demo:gemma-270m"
+METHODS = ("trellis", "gptq")
 BUDGETS = ("4bits", "3bits", "2.5bits", "2bits")
 TEMPERATURE, DRAWN = 0.8, "outside_products where tokens are drawn"
 RATES = ("decode_tokens_per_s", "prefill_tokens_per_s", "read_bytes_per_s", "wall_tokens_per_s", "of_wall",
@@ -48,13 +49,14 @@ Row = dict[str, Any]
 def main() -> None:
     """Make what is missing, measure everything, write table and rows."""
     options = _options()
-    folders = [_artifact(budget, options.method) for budget in options.budgets]
+    wanted = [(method, budget) for method in options.methods for budget in options.budgets]
+    folders = [_artifact(method, budget) for method, budget in wanted]
     native.set_threads(options.threads)
     torch.set_num_threads(options.threads)
     kept: list[tuple[list[Row], list[Row]]] = []
     for number in range(1, options.rounds + 1):
         print(f"round {number} of {options.rounds}", file=sys.stderr, flush=True)
-        ours = [_ours(folder, budget) for folder, budget in zip(folders, options.budgets, strict=True)]
+        ours = [_ours(folder, budget) for folder, (_, budget) in zip(folders, wanted, strict=True)]
         kept.append((ours, _peers(options.threads)))
     rows, peers = (_together(list(rounds)) for rounds in zip(*kept, strict=True))
     document = {
@@ -78,7 +80,7 @@ def _together(rounds: list[list[Row]]) -> list[Row]:
     ]
 
 
-def _artifact(budget: str, method: str) -> Path:
+def _artifact(method: str, budget: str) -> Path:
     folder = KEPT / f"{method}-{budget}"
     if not (folder / "job.json").exists() or not Artifact.open(folder).manifest.verified:
         print(f"compressing with {method} to {budget}", file=sys.stderr, flush=True)
@@ -204,7 +206,7 @@ def _number(value: float | None) -> str:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--method", default="trellis")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), help="trellis codes, and plain planes")
     parser.add_argument("--budgets", nargs="+", default=list(BUDGETS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)

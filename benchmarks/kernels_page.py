@@ -53,9 +53,10 @@ def _circumstances(document: Row) -> str:
     runs, dates = sorted({row["runs"] for row in table}), sorted({row["date"] for row in table})
     loads, read = [row["load"] for row in table], [row["read_bytes_per_second"] / 1e9 for row in table]
     versions = ", ".join(sorted({f"{row['library']} {row['version']}" for row in table if "version" in row}))
+    counted = f"{runs[0]}" if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
     return (
         f"{document['threads']} threads of {document['machine']} (`{document['variant']}`), {', '.join(dates)}; the "
-        f"fastest of {' to '.join(map(str, runs))} runs. Load before the figures {min(loads):.1f} to {max(loads):.1f}; "
+        f"fastest of {counted} runs. Load before the figures {min(loads):.1f} to {max(loads):.1f}; "
         f"read bandwidth at the start of the runs\n{min(read):.0f} to {max(read):.0f} GB/s. {versions}."
     )
 
