@@ -124,14 +124,14 @@ def test_the_tree_leads_to_every_item_and_nowhere_else() -> None:
 def test_probabilities_of_all_items_sum_to_one() -> None:
     model, state = made(), torch.randn(3, 16)
     with torch.no_grad():
-        each = model.surprise(state.repeat_interleave(40, 0), torch.arange(1, 41).repeat(3)).view(3, 40)
+        each = model.surprises(state.repeat_interleave(40, 0), torch.arange(1, 41).repeat(3)).view(3, 40)
     torch.testing.assert_close((-each).exp().sum(1), torch.ones(3))
 
 
 def test_a_wide_beam_is_exhaustive(monkeypatch: pytest.MonkeyPatch) -> None:
     model, state = made(), torch.randn(3, 16)
     with torch.no_grad():
-        every = -model.surprise(state.repeat_interleave(40, 0), torch.arange(1, 41).repeat(3)).view(3, 40)
+        every = -model.surprises(state.repeat_interleave(40, 0), torch.arange(1, 41).repeat(3)).view(3, 40)
         torch.testing.assert_close(model.scores(state)[:, 1:], every)
         monkeypatch.setattr(tiger, "BEAM", 8)
         some = model.scores(state)[:, 1:]

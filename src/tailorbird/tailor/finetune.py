@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from tailorbird.tailor.duet import through
 from tailorbird.tailor.head import NAMES
@@ -57,6 +56,6 @@ def _one(
             mapped = through(
                 states, {name: value.expand(len(states), *value.shape[1:]) for name, value in head.items()}
             )
-            functional.cross_entropy(trunk.scores(mapped)[:, 1:], target - 1).backward()  # type: ignore[no-untyped-call]
+            trunk.surprise(mapped, target).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
     return {name: value.detach()[0].numpy() for name, value in head.items()}

@@ -207,7 +207,7 @@ def _loss(trunk: Recommender, heads: Heads, now: Tensor, target: Tensor, *, join
     mapped = through(state, heads, residual=not joint)
     if joint:
         return _first((trunk.items(_among(trunk, target, NEGATIVES)) @ mapped[:, :, None])[:, :, 0])
-    return functional.cross_entropy(trunk.scores(mapped)[:, 1:], target - 1)
+    return trunk.surprise(mapped, target)
 
 
 def _among(trunk: Recommender, target: Tensor, count: int) -> Tensor:

@@ -40,6 +40,7 @@ class BERT4Rec(SASRec):
         masks = torch.full((ids.shape[0], 1), self.mask)
         return self.states(torch.cat([room, masks], dim=1))[:, -1]
 
-    def scores(self, state: Tensor) -> Tensor:
+    def output(self, state: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """See `Recommender`."""
-        return super().scores(self.head(state)) + self.bias
+        vectors, table, _ = super().output(self.head(state))
+        return vectors, table, self.bias

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tailorbird.anatomy import Anatomy
 from tailorbird.errors import ModelError
@@ -45,6 +46,10 @@ class _Laid(Recommender):
         """See `Recommender`: one product with the head, packed or not."""
         found: Tensor = self.head(state)
         return found
+
+    def surprise(self, state: Tensor, target: Tensor) -> Tensor:
+        """See `Recommender`: a packed head has no table to multiply with row by row."""
+        return functional.cross_entropy(self.scores(state)[:, 1:], target - 1)
 
     def tensors(self) -> dict[str, Tensor]:
         """See `Recommender`; packed weights are unpacked."""

@@ -70,9 +70,9 @@ class LightGCN(Recommender):
         counts = (ids != 0).cumsum(1).clamp(min=1)
         return self.vectors[ids].cumsum(1) / counts[:, :, None]
 
-    def scores(self, state: Tensor) -> Tensor:
+    def output(self, state: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """See `Recommender`."""
-        return state @ self.vectors.T
+        return state, self.vectors, None
 
     def graph(self, split: Split) -> tuple[Tensor, Tensor, Tensor]:
         """Of the training events.

@@ -1,4 +1,4 @@
-"""Losses over the next item, each from states (n, width) of a model and the right items, int64 (n,)."""
+"""Losses over the next item that look at a part of the catalogue; the one over all of it is `Recommender.surprise`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from tailorbird.zoo.recommenders.model import Recommender
-
-
-def cross_entropy(model: Recommender, state: Tensor, target: Tensor) -> Tensor:
-    """Over the whole catalogue; the pad's score takes no part."""
-    return model.surprise(state, target).mean()
 
 
 def gbce(model: Recommender, state: Tensor, target: Tensor, negatives: int, t: float = 0.75) -> Tensor:

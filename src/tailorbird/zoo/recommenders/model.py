@@ -19,6 +19,7 @@ from tailorbird.errors import UsageError
 from tailorbird.method import read_options
 from tailorbird.tasks.sequences.dataset import Ints
 from tailorbird.tasks.sequences.split import Split
+from tailorbird.zoo.recommenders.catalogue import cross_entropy
 
 Turn = Callable[[Tensor], Tensor]
 MAX_LAYERS = 1024
@@ -114,9 +115,14 @@ class Recommender(nn.Module, ABC):
         """One state a history, (batch, width), whatever is asked about: what requests for patches go by."""
         return self.last(ids)
 
+    def output(self, state: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What scores are made of: vectors of the states (..., width), the table they are multiplied with
+        (items + 1, width), and what is added to the products (items + 1,), if anything is."""
+        return state, self.items.weight[: self.shape.items + 1], None
+
     def scores(self, state: Tensor) -> Tensor:
         """States (..., width) to a score for every item (..., items + 1), the pad's first."""
-        return state @ self.items.weight[: self.shape.items + 1].T
+        return functional.linear(*self.output(state))
 
     def ranked(self, ids: Tensor, turn: Turn | None = None) -> Tensor:
         """Scores after histories, (batch, items + 1); `turn` maps the states before, as a head does."""
@@ -124,9 +130,10 @@ class Recommender(nn.Module, ABC):
         return self.scores(turn(state) if turn else state)
 
     def surprise(self, state: Tensor, target: Tensor) -> Tensor:
-        """Minus the log-probabilities of the right items, int64 (n,), after states (n, width); the catalogue is whole,
-        and the pad takes no part."""
-        return functional.cross_entropy(self.scores(state)[:, 1:], target - 1, reduction="none")
+        """The mean of minus the log-probabilities of the right items, int64 (n,), after states (n, width); the
+        catalogue is whole, and the pad takes no part."""
+        vectors, table, bias = self.output(state)
+        return cross_entropy(vectors, table[1:], target - 1, None if bias is None else bias[1:])
 
     def check(self) -> None:
         """Refuse tensors of the right shapes that are still none of such a model.

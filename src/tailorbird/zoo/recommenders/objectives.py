@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from tailorbird.tasks.sequences.split import Split
 from tailorbird.zoo.recommenders.batches import case_batches, causal_batches, masked_batches, timed_batches
-from tailorbird.zoo.recommenders.losses import cross_entropy, gbce
+from tailorbird.zoo.recommenders.losses import gbce
 from tailorbird.zoo.recommenders.settings import Settings
 
 # A model, its data, how to train, and the source of chance, to losses and the number of predictions in each. The next
@@ -108,7 +108,7 @@ def _at_targets(model: Any, states: Tensor, targets: Tensor, settings: Settings)
     there = targets != 0
     chosen, right = states[there], targets[there]
     if settings.loss == "ce":
-        return cross_entropy(model, chosen, right), len(right)
+        return model.surprise(chosen, right), len(right)
     return gbce(model, chosen, right, settings.negatives), len(right)
 
 

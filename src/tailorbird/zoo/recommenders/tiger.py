@@ -69,7 +69,11 @@ class Tiger(SASRec):
         return found
 
     def surprise(self, state: Tensor, target: Tensor) -> Tensor:
-        """See `Recommender`: the sum over the codes of the right item."""
+        """See `Recommender`."""
+        return self.surprises(state, target).mean()
+
+    def surprises(self, state: Tensor, target: Tensor) -> Tensor:
+        """Minus the log-probabilities of items, int64 (n,), after states (n, width): sums over their codes."""
         trie, right = self.trie(), self.codes[target]
         decoded = self._decoded(state, right[:, :-1])
         lost = torch.zeros_like(target, dtype=state.dtype)
