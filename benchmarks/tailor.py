@@ -33,6 +33,7 @@ from tailor_systems import SYSTEMS, Job
 from tailorbird.files import write_json
 from tailorbird.runtime.profile import processor
 from tailorbird.tailor.learn import Settings
+from tailorbird.tailor.manifest import digest_of
 from tailorbird.tailor.run import split_of
 from tailorbird.tailor.staleness import stream_of
 from tailorbird.tasks.sequences import store
@@ -78,12 +79,15 @@ def trunk_of(name: str, data: str) -> Path:
 
 
 def table(path: Path, options: argparse.Namespace) -> None:
-    """The rows of a trunk that are not there yet, system by system."""
+    """The rows of a trunk that are not there yet, system by system; those of another trunk of its name are dropped."""
     trunk, words = folder.read(path)
+    digest = digest_of({name: tensor.numpy() for name, tensor in trunk.tensors().items()})
     key = f"{trunk.name} on {words['data']['name']}"
     for system in options.systems:
         there = _results().get("quality", {}).get(key, {"rows": []})
-        how = {"part": system, "seeds": options.seeds, "epochs": options.epochs, "scored": "as sent"}
+        if any(row.get("trunk") != digest for row in there["rows"]):
+            there = {"rows": []}
+        how = {"part": system, "seeds": options.seeds, "epochs": options.epochs, "scored": "as sent", "trunk": digest}
         if any(how.items() <= row.items() for row in there["rows"]):
             continue
         print(key, system, flush=True)
