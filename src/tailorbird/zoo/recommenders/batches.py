@@ -80,9 +80,8 @@ def masked_batches(
     """Rows with a share of their events masked, and the masked items where they are, else 0. One row in ten has only
     its last event masked, as in a prediction."""
     pieces = rows(split, length - 1, random)
-    order = random.permutation(len(pieces))
-    for start in range(0, len(order), size):
-        ids = padded([pieces[i] for i in order[start : start + size]], length)
+    for group in _groups([len(piece) for piece in pieces], size, random):
+        ids = padded([pieces[i] for i in group], length)
         hidden = torch.from_numpy(random.random(ids.shape) < share)
         last = torch.from_numpy(random.random(len(ids)) < 0.1)
         hidden[last] = False

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tailorbird.errors import UsageError
+from tailorbird.zoo.recommenders.dropout import Dropout
 from tailorbird.zoo.recommenders.model import Recommender, Shape, Turn
 
 BLOCK = 1024  # candidates at once, when all are asked for
@@ -55,7 +56,7 @@ class DIN(Recommender):
     def __init__(self, shape: DINShape) -> None:
         super().__init__(shape)
         width = shape.width
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
         if shape.form == "published":
             self.unit = nn.Sequential(nn.Linear(4 * width, UNIT), Dice(UNIT), nn.Linear(UNIT, 1))
             inner = [nn.Sequential(nn.Linear(a, b), Dice(b)) for a, b in ((2 * width, TOWER[0]), TOWER)]

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from tailorbird.zoo.recommenders.dropout import Dropout
 from tailorbird.zoo.recommenders.model import Recommender, Shape
 
 
@@ -20,7 +21,7 @@ class GRU4Rec(Recommender):
         super().__init__(shape)
         self.gru = nn.GRU(shape.width, 2 * shape.width, shape.layers, batch_first=True)
         self.out = nn.Linear(2 * shape.width, shape.width)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
 
     def states(self, ids: Tensor) -> Tensor:
         """See `Recommender`. Pads on the left are moved to the right, where a causal network does not see them."""

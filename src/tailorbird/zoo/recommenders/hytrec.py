@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from tailorbird.errors import UsageError
 from tailorbird.tasks.sequences.dataset import Ints
 from tailorbird.tasks.sequences.split import Split
+from tailorbird.zoo.recommenders.dropout import Dropout
 from tailorbird.zoo.recommenders.hytrec_layers import Attention, Layer, Memory, Moment
 from tailorbird.zoo.recommenders.model import Recommender, Shape, padded
 
@@ -89,7 +90,7 @@ class HyTRec(Recommender):
             for i in range(1, shape.layers + 1)
         )
         self.gate, self.norm = nn.Linear(2 * shape.width, shape.width), nn.LayerNorm(shape.width)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
 
     @classmethod
     def sizes_of(cls, split: Split) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tailorbird.zoo.recommenders.delta import chunked, recurrent
+from tailorbird.zoo.recommenders.dropout import Dropout
 from tailorbird.zoo.recommenders.model import Shape
 
 MAX_AGE = 50.0  # periods, and the most that one event may forget: exp(-50) is nothing
@@ -43,7 +44,7 @@ class Layer(nn.Module):
         self.before, self.between = nn.LayerNorm(shape.width), nn.LayerNorm(shape.width)
         self.mixer = mixer
         self.up, self.down = nn.Linear(shape.width, 2 * shape.width), nn.Linear(2 * shape.width, shape.width)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
 
     def forward(self, x: Tensor, moment: Moment) -> Tensor:
         """x (batch, length, width)."""
