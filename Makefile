@@ -9,7 +9,7 @@ WORKERS ?= 2
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
 KERNELS := CMakeLists.txt $(wildcard src/tailorbird/kernels/cpp/*)
-TESTED := eval compressed-tensors onnx llama triton
+TESTED := eval,compressed-tensors,onnx,llama,triton
 WEB := tests/tailor/web
 PEERS := .bench/peers-venv/bin/python
 LINTED := src tests scripts $(wildcard benchmarks examples)
@@ -31,7 +31,7 @@ demo: setup ## compress, verify and evaluate the demo model; ends with a table a
 test: setup ## every test but the slow ones
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
-test-all: setup $(TESTED:%=$(VENV)/.stamp-%) $(WEB)/node_modules ## every test, with the extras they need installed
+test-all: setup $(VENV)/.stamp-tested $(WEB)/node_modules ## every test, with the extras they need installed
 	$(PY) -m pytest
 
 lint: setup ## ruff, mypy --strict, import-linter
@@ -95,10 +95,12 @@ $(VENV)/.stamp-setup: pyproject.toml $(CONSTRAINTS) $(KERNELS) | $(VENV)/.stamp-
 	$(PIP) install --quiet -c $(CONSTRAINTS) -e '.[demo,serve,dev]'
 	@touch $@
 
-# llama.cpp comes as source: only the library is wanted, and compiling it takes minutes.
-$(VENV)/.stamp-llama: export CMAKE_ARGS := -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
+# One installation for all of them, as each compiles our kernels. llama.cpp comes as source: only the library is wanted,
+# and compiling it takes minutes.
+$(VENV)/.stamp-tested: EXTRAS := $(TESTED)
+$(VENV)/.stamp-tested: export CMAKE_ARGS := -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
     -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_OPENSSL=OFF
-
-$(patsubst %,$(VENV)/.stamp-%,$(TESTED) docs): $(VENV)/.stamp-%: pyproject.toml $(CONSTRAINTS) | $(VENV)/.stamp-venv
-	$(PIP) install --quiet -c $(CONSTRAINTS) -e '.[$*]'
+$(VENV)/.stamp-docs: EXTRAS := docs
+$(VENV)/.stamp-tested $(VENV)/.stamp-docs: pyproject.toml $(CONSTRAINTS) | $(VENV)/.stamp-venv
+	$(PIP) install --quiet -c $(CONSTRAINTS) -e '.[$(EXTRAS)]'
 	@touch $@
