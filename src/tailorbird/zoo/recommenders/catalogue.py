@@ -40,8 +40,10 @@ class _CrossEntropy(torch.autograd.Function):
         room = vectors.new_empty(min(rows, count), items)
         to_vectors, to_table = torch.empty_like(vectors), torch.zeros_like(table)
         to_bias = None if bias is None else torch.zeros_like(bias)
-        right = vectors.mul(table[target]).sum(1) if bias is None else vectors.mul(table[target]).sum(1) + bias[target]
-        lost = -right.sum()
+        right = table[target]
+        lost = -vectors.mul(right).sum()
+        if bias is not None:
+            lost -= bias[target].sum()
         for start in range(0, count, rows):
             some = vectors[start : start + rows]
             logits = torch.mm(some, table.T, out=room[: len(some)])
@@ -56,7 +58,7 @@ class _CrossEntropy(torch.autograd.Function):
                 to_table.addmm_(chances.T, some)
             if to_bias is not None:
                 to_bias += chances.sum(0)
-        to_vectors -= table[target]
+        to_vectors -= right
         if ctx.needs_input_grad[1]:
             to_table.index_add_(0, target, vectors, alpha=-1)
         if to_bias is not None:
