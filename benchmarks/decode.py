@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 from datetime import date
+from functools import cache
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -99,6 +100,7 @@ def _ours(folder: Path, budget: str) -> Row:
     return facts | found.to_json() | {DRAWN: drawn.outside_products}
 
 
+@cache
 def _perplexity(folder: Path) -> float:
     """As the quality benchmark found it for the same artifact, else measured by the same protocol."""
     digest = Artifact.open(folder).digest
