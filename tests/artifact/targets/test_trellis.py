@@ -59,5 +59,8 @@ def test_others_stop_or_take_the_nearest_format(target: str, library: str, artif
         tailorbird.export(artifact.folder, tmp_path / "out", target)
     assert f"--target {target}" in (caught.value.hint or "") and not (tmp_path / "out").exists()
     done = tailorbird.export(artifact.folder, tmp_path / "out", target, reencode=True)
-    assert not done.exact and done.changes and all(0 < change.lost < 0.5 for change in done.changes)
+    assert not done.exact and all(0 <= change.lost < 0.5 for change in done.changes)
+    # Planes may fit into wider ones as they are; trellis codes fit into nothing else.
+    lost = [change.lost for change in done.changes if change.old.kind == "trellis"]
+    assert lost and min(lost) > 0
     assert tailorbird.verify(tmp_path / "out").digest == done.digest
