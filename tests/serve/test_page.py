@@ -29,6 +29,7 @@ def opened(page: Any, running: Any) -> Any:
     page.events.clear()
     page.open(running.url + "/")
     page.wait("document.querySelector('#model').textContent === 'tiny' || document.querySelector('#error').textContent")
+    page.wait("document.activeElement !== document.body")  # a busy browser puts the cursor there later
     return page
 
 
