@@ -32,7 +32,7 @@ test: setup ## every test but the slow ones
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 test-all: setup $(VENV)/.stamp-tested $(WEB)/node_modules ## every test, with the extras they need installed
-	$(PY) -m pytest
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile
 
 lint: setup ## ruff, mypy --strict, import-linter
 	$(PY) -m ruff check $(LINTED)
