@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from torch.nn import functional
 
@@ -15,20 +16,21 @@ from .conftest import WIDTH, made
 HISTORIES = [np.array([1, 2, 1, 2, 1, 2, 1]), np.array([5]), np.array([], np.int64)]
 
 
-def test_steps_learn_from_the_users_own_events() -> None:
-    trunk = made("sasrec")
+@pytest.mark.parametrize("name", ["sasrec", "gru4rec", "din"])
+def test_steps_learn_from_the_users_own_events(name: str) -> None:
+    trunk = made(name)
     torch.manual_seed(0)
     start = dict(zip(NAMES, Static(WIDTH).values, strict=True))
     same = finetuned(trunk, start, HISTORIES, steps=0)
     moved = finetuned(trunk, start, HISTORIES, steps=20, rate=0.02)
-    for name in NAMES:
-        assert same[name].shape == (3, *start[name].shape)
-        np.testing.assert_array_equal(same[name][0], start[name].detach())
-        np.testing.assert_array_equal(moved[name][1:], same[name][1:])  # nothing to learn from
+    for key in NAMES:
+        assert same[key].shape == (3, *start[key].shape)
+        np.testing.assert_array_equal(same[key][0], start[key].detach())
+        np.testing.assert_array_equal(moved[key][1:], same[key][1:])  # nothing to learn from
     lost = []
     for heads in (same, moved):
         with torch.no_grad():
             state = trunk.last(trunk.window(HISTORIES[:1]))
-            mapped = through(state, {name: torch.from_numpy(values[:1]) for name, values in heads.items()})
+            mapped = through(state, {key: torch.from_numpy(values[:1]) for key, values in heads.items()})
             lost.append(float(functional.cross_entropy(trunk.scores(mapped)[:, 1:], torch.tensor([1]))))
     assert lost[1] < lost[0] - 0.5  # 2 is what follows 1 in this history

@@ -2,7 +2,7 @@
 
 A batch of histories has millions of logits: written, normalised, kept for the backward pass and read again they take
 more than twice the time of the products. Here a few rows at a time stay in the cache, and leave it as what they add to
-the gradients, which are ready when the loss is (Hsu et al., Liger Kernel, arXiv 2410.10989, section 3.2).
+the gradients, which are ready when the loss is (Hsu et al., Liger Kernel, arXiv 2410.10989).
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tailorbird.errors import UsageError
 from tailorbird.zoo.recommenders.dropout import Dropout
@@ -122,6 +123,10 @@ class DIN(Recommender):
     def scores(self, state: Tensor) -> Tensor:
         """See `last`; (batch, items + 1, width) to (batch, items + 1)."""
         return (state * self.items.weight).sum(-1)
+
+    def surprise(self, state: Tensor, target: Tensor) -> Tensor:
+        """See `Recommender`; a state towards every item leaves no product with a table."""
+        return functional.cross_entropy(self.scores(state)[:, 1:], target - 1)
 
     def summary(self, ids: Tensor) -> Tensor:
         """See `Recommender`: the state towards the latest event."""
