@@ -53,6 +53,7 @@ BAD: list[dict[str, Any]] = [
     {"half_bits": 1}, {"half_bits": 9}, {"half_bits": "4"}, {"half_bits": "49"}, {"half_bits": "41"}, {"more": 1},
     {"half_bits": True}, {"half_bits": 4.0}, {"half_bits": "٤٤"}, {"group_size": 7}, {"group_size": 0},
     {"group_size": 8}, {"group_size": "16"}, {"group_size": True}, {"scale": "u4"}, {"scale": None},
+    {"tables": 1}, {"tables": None},
 ]  # fmt: skip
 
 

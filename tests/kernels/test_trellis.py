@@ -43,8 +43,11 @@ def spelled(stream: list[int], halves: tuple[int, ...], group_size: int) -> list
     for column in range(len(halves) * group_size):
         half = halves[column // group_size]
         end += half // 2 if column % 2 == 0 else -(-half // 2)
-        older, newer = (sum(bits[end - STATE + a + k] << k for k in range(6)) for a in (0, 6))
         table = TABLES[half - 2]
+        if half <= 4:
+            found.append(table[sum(bits[end - 7 + k] << k for k in range(7))])
+            continue
+        older, newer = (sum(bits[end - STATE + a + k] << k for k in range(6)) for a in (0, 6))
         found.append(table[older] + table[64 + newer])
     assert end == len(bits)
     return found
@@ -61,7 +64,9 @@ def test_codes_are_what_the_documentation_says(spec: TrellisSpec, seed: int) -> 
 
 def test_tables_stay_within_a_byte() -> None:
     assert len(TABLES) == 7 and all(len(table) == 128 for table in TABLES)
-    for table in TABLES:
+    for table in TABLES[:3]:
+        assert min(table) >= -127 and max(table) <= 127
+    for table in TABLES[3:]:
         assert max(table[:64]) + max(table[64:]) <= 127 and min(table[:64]) + min(table[64:]) >= -127
 
 

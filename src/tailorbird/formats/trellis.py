@@ -1,7 +1,7 @@
 """`TrellisCodes`: rows that are paths through a trellis, ``w = code * scale``, scale by row and group.
 
 What a code is says `kernels.trellis`: a column adds 1 to 4 bits to the row's string, or every other column one more,
-and reads twelve, so that neighbours share bits: few bits choose among many values.
+and reads more than it adds, so that neighbours share bits: few bits choose among many values.
 
 Stored arrays:
 
@@ -30,6 +30,9 @@ from tailorbird.formats.packed import ROW_CHUNK, Fetch, Layout, PackedWeight, ch
 from tailorbird.formats.spec import MAX_BITS, PlaneSpec, Scale
 from tailorbird.kernels.matrix import PackedMatrix, fits
 from tailorbird.kernels.trellis import MAX_HALVES, MIN_HALVES, UNIT, TrellisMatrix, codes, row_bytes
+
+# Goes up when the tables change, as the same bits then mean another weight.
+GENERATION = 2
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,8 @@ class TrellisSpec:
         """Plain data for plan.json; half bits are one number, or a digit for every group."""
         same = len(set(self.halves)) == 1
         halves: int | str = self.halves[0] if same else "".join(map(str, self.halves))
-        return {"kind": self.kind, "half_bits": halves, "group_size": self.group_size, "scale": self.scale}
+        plain = {"half_bits": halves, "group_size": self.group_size, "scale": self.scale}
+        return {"kind": self.kind, "tables": GENERATION} | plain
 
     @staticmethod
     def groups_in(data: Mapping[str, Any], cols: int) -> int:
@@ -132,7 +136,12 @@ class TrellisSpec:
         Raises:
             UsageError: unknown keys, or values the format can't hold.
         """
-        if set(data) != {"half_bits", "group_size", "scale"}:
+        if data.get("tables") != GENERATION:
+            raise UsageError(
+                f"a trellis with tables of another version: {str(data.get('tables'))[:20]}",
+                hint=f"this version of tailorbird has tables {GENERATION}: compress the model anew",
+            )
+        if set(data) != {"tables", "half_bits", "group_size", "scale"}:
             raise UsageError(f"not a trellis: {str(dict(data))[:100]}", hint="needs half_bits, group_size, scale")
         size, halves = data["group_size"], data["half_bits"]
         if type(size) is not int or size < 1 or cols % size:

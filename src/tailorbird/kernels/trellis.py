@@ -1,11 +1,12 @@
 """Paths through a trellis: what the bits of a row mean, the search for them, and the native kernels' matrix.
 
-A row is a string of bits, lowest first. Every column adds a few and reads the `STATE` bits that end with its own (zeros
-stand before the first): the older half looks up one table, the newer half another, and the code is the sum. A group of
+A row is a string of bits, lowest first. Every column adds a few and reads bits that end with its own (zeros stand
+before the first). With up to two bits a column it reads the `SHORT` newest, which look the code up in one table; with
+more it reads `STATE`: the older half looks up one table, the newer half another, and the code is the sum. A group of
 columns has a number of half bits a column: of an odd number even columns get the smaller half.
 
 Source: trellis coded quantization (Marcellin and Fischer, 1990), and bit-shift trellises for weights (QTIP, arXiv
-2406.11235). Two small tables in place of a large one are ours: a processor looks 64 bytes up in one instruction.
+2406.11235). Small tables in place of a large one are ours: a processor looks 64 or 128 bytes up in one instruction.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from tailorbird.kernels.native import extension
 from tailorbird.kernels.trellis_tables import TABLES
 
 STATE = 12
+# Up to so many half bits one table is looked up, with so many bits.
+ONE_TABLE, SHORT = 4, 7
 UNIT = 16
 MIN_HALVES, MAX_HALVES = 2, 8
 MAX_BEAM = 256
@@ -59,9 +62,15 @@ def codes(stream: Tensor, halves: tuple[int, ...], group_size: int) -> Tensor:
 @lru_cache(maxsize=1)
 def state_values() -> Tensor:
     """The code of every state, the oldest bit lowest: int8 (9, 4096), a row for every number of half bits."""
-    tables = torch.tensor(TABLES, dtype=torch.int8).view(-1, 2, _HALF)
-    found = (tables[:, 1, :, None] + tables[:, 0, None, :]).flatten(1)
-    return torch.nn.functional.pad(found, (0, 0, MIN_HALVES, 0))
+    rows = [values_of(torch.tensor(table, dtype=torch.int8), MIN_HALVES + k) for k, table in enumerate(TABLES)]
+    return torch.nn.functional.pad(torch.stack(rows), (0, 0, MIN_HALVES, 0))
+
+
+def values_of(table: Tensor, halves: int) -> Tensor:
+    """The value of every state, (4096,), by a table of 128."""
+    if halves <= ONE_TABLE:
+        return table[torch.arange(2**STATE) >> (STATE - SHORT)]
+    return (table[_HALF:, None] + table[None, :_HALF]).flatten()
 
 
 def search(
@@ -142,9 +151,11 @@ def _bytes(arrays: Mapping[str, Tensor]) -> list[Any]:
 @lru_cache(maxsize=1)
 def _native_tables() -> Tensor:
     """Tables as bytes around 128, (9 * 128,)."""
-    tables = torch.tensor(TABLES, dtype=torch.int16).view(-1, 2, _HALF)
-    tables[:, 0] += 128
-    return torch.nn.functional.pad(tables.flatten(1) & 255, (0, 0, MIN_HALVES, 0)).to(torch.uint8).flatten()
+    tables = torch.tensor(TABLES, dtype=torch.int16)
+    one = ONE_TABLE + 1 - MIN_HALVES
+    tables[:one] += 128
+    tables[one:, :_HALF] += 128
+    return torch.nn.functional.pad(tables & 255, (0, 0, MIN_HALVES, 0)).to(torch.uint8).flatten()
 
 
 @lru_cache(maxsize=1)

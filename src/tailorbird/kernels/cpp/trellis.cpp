@@ -83,7 +83,7 @@ void gather_trellis(const Layout& m, size_t id, float* out) {
       const int bits = column_bits(t.halves[g], column);
       for (int k = 0; k < bits; ++k, ++bit)
         state = state >> 1 | static_cast<uint32_t>(bytes[bit / 8 * kRows] >> bit % 8 & 1) << (kTrellisState - 1);
-      const uint8_t code = static_cast<uint8_t>(table[state & 63] + table[64 + (state >> 6)]);
+      const uint8_t code = looked_up(t.halves[g], table, state >> (kTrellisState - window(t.halves[g])));
       out[column] = static_cast<float>(code - 128) * scale;
     }
   }

@@ -1,6 +1,6 @@
 // Sixteen columns of sixteen rows of a trellis with AVX-512: a byte permutation (VBMI) puts four bytes of every row
-// into its lane, `vpmultishiftqb` picks the bits of each column out of these, and two permutations of the tables look
-// both halves up.
+// into its lane, `vpmultishiftqb` picks the bits of each column out of these, and a permutation of two registers looks
+// 128 bytes up; of two tables one permutation each looks up 64.
 #pragma once
 
 #include "simd_avx512.h"
@@ -33,8 +33,9 @@ struct LookedAvx512 {
     constexpr int64_t low = shifts(H, S, 0), high = shifts(H, S, kTrellisState / 2);
     const __m512i words = _mm512_permutexvar_epi8(_mm512_load_si512(transposed.index), _mm512_loadu_si512(p + first));
     const __m512i old_bits = _mm512_multishift_epi64_epi8(_mm512_set1_epi64(low), words);
+    // Of an index that looks 64 or 128 bytes up, the low six or seven bits count.
+    if constexpr (one_table(H)) return _mm512_permutex2var_epi8(older, old_bits, newer);
     const __m512i new_bits = _mm512_multishift_epi64_epi8(_mm512_set1_epi64(high), words);
-    // Of an index the low six bits count.
     return _mm512_add_epi8(_mm512_permutexvar_epi8(old_bits, older), _mm512_permutexvar_epi8(new_bits, newer));
   }
 

@@ -20,7 +20,7 @@ struct Looked {
                               static_cast<uint32_t>(bytes[3 * kRows + r]) << 24;
         for (size_t c = 0; c < kColumns; ++c) {
           const uint32_t state = word >> first_bit(H, step, static_cast<int>(c));
-          codes[kColumns * r + c] = static_cast<uint8_t>(table[state & 63] + table[64 + (state >> 6 & 63)]);
+          codes[kColumns * r + c] = looked_up(H, table, state);
         }
       }
       out[step] = V::load_codes(codes);
@@ -93,9 +93,13 @@ struct TrellisLoops {
     }
   }
 
-  template <int M>
-  static void few_tiles(const Layout& m, const View& x, size_t begin, size_t end, float* out, size_t stride) {
-    const Run& run = m.trellis->run;
+  // Mostly scales are bytes. Where the compiler knows it, nothing is asked at every group.
+  template <int M, bool Usual>
+  static void few_tiles_of(const Layout& m, const View& x, size_t begin, size_t end, float* out, size_t stride) {
+    Run run = m.trellis->run;
+    run.bits = 8;
+    run.offset = Offset::none;
+    if constexpr (Usual) run.scale = Scale::byte;
     const size_t width = m.steps * kColumns;
     for (size_t tile = begin; tile < end; ++tile) {
       Tile at(m, tile);
@@ -128,6 +132,13 @@ struct TrellisLoops {
       for (int i = 0; i < M; ++i)
         L::write(m, tile, L::fold(run, at.units, V::fset(0), sum[i], low), out + i * stride);
     }
+  }
+
+  template <int M>
+  static void few_tiles(const Layout& m, const View& x, size_t begin, size_t end, float* out, size_t stride) {
+    if constexpr (M == 1)
+      if (m.trellis->run.scale == Scale::byte) return few_tiles_of<M, true>(m, x, begin, end, out, stride);
+    few_tiles_of<M, false>(m, x, begin, end, out, stride);
   }
 
   static void few(const Layout& m, const View& x, size_t begin, size_t end, float* out, size_t stride) {

@@ -1,4 +1,4 @@
-// Sixteen columns of sixteen rows of a trellis with NEON: shifts put the six bits of every column into its byte, and
+// Sixteen columns of sixteen rows of a trellis with NEON: shifts put the bits of every column into its byte, and
 // one instruction looks up 64 bytes.
 #pragma once
 
@@ -9,19 +9,32 @@ namespace tailorbird {
 namespace {  // compiled twice, as simd_neon.h is
 
 struct LookedNeon {
-  // Six bits of every word, from bit `From`, as byte C.
-  template <int From, int C>
-  static inline uint32x4_t six(uint32x4_t words) {
+  // Some bits of every word, from bit `From`, as byte C.
+  template <int Bits, int From, int C>
+  static inline uint32x4_t some(uint32x4_t words) {
     constexpr int right = From - 8 * C;
     if constexpr (right > 0) words = vshrq_n_u32(words, right);
     if constexpr (right < 0) words = vshlq_n_u32(words, -right);
-    return vandq_u32(words, vdupq_n_u32(63u << (8 * C)));
+    return vandq_u32(words, vdupq_n_u32(((1u << Bits) - 1) << (8 * C)));
   }
-  template <int H, int S, int More>
+  template <int Bits, int H, int S, int More>
   static inline uint8x16_t indices(uint32x4_t words) {
-    return vreinterpretq_u8_u32(vorrq_u32(
-        vorrq_u32(six<first_bit(H, S, 0) + More, 0>(words), six<first_bit(H, S, 1) + More, 1>(words)),
-        vorrq_u32(six<first_bit(H, S, 2) + More, 2>(words), six<first_bit(H, S, 3) + More, 3>(words))));
+    return vreinterpretq_u8_u32(vorrq_u32(vorrq_u32(some<Bits, first_bit(H, S, 0) + More, 0>(words),
+                                                    some<Bits, first_bit(H, S, 1) + More, 1>(words)),
+                                          vorrq_u32(some<Bits, first_bit(H, S, 2) + More, 2>(words),
+                                                    some<Bits, first_bit(H, S, 3) + More, 3>(words))));
+  }
+
+  template <int H, int S>
+  static inline uint8x16_t looked(uint32x4_t words, uint8x16x4_t older, uint8x16x4_t newer) {
+    if constexpr (one_table(H)) {
+      const uint8x16_t index = indices<window(H), H, S, 0>(words);
+      return vqtbx4q_u8(vqtbl4q_u8(older, index), newer, vsubq_u8(index, vdupq_n_u8(64)));
+    } else {
+      constexpr int half = kTrellisState / 2;
+      return vaddq_u8(vqtbl4q_u8(older, indices<half, H, S, 0>(words)),
+                      vqtbl4q_u8(newer, indices<half, H, S, half>(words)));
+    }
   }
 
   template <int H, int S>
@@ -31,9 +44,7 @@ struct LookedNeon {
     const uint16x8x2_t low = vzipq_u16(vreinterpretq_u16_u8(vzip1q_u8(b0, b1)), vreinterpretq_u16_u8(vzip1q_u8(b2, b3)));
     const uint16x8x2_t high = vzipq_u16(vreinterpretq_u16_u8(vzip2q_u8(b0, b1)), vreinterpretq_u16_u8(vzip2q_u8(b2, b3)));
     return Neon::make<Neon::Codes>([&](int i) {
-      const uint32x4_t words = vreinterpretq_u32_u16((i < 2 ? low : high).val[i % 2]);
-      return vaddq_u8(vqtbl4q_u8(older, indices<H, S, 0>(words)),
-                      vqtbl4q_u8(newer, indices<H, S, kTrellisState / 2>(words)));
+      return looked<H, S>(vreinterpretq_u32_u16((i < 2 ? low : high).val[i % 2]), older, newer);
     });
   }
 
