@@ -169,6 +169,13 @@ void one_choice() {
   if (tops[stretch] != *std::max_element(weights.get(), weights.get() + kStretch)) fail("a stretch's highest weight");
   for (size_t i = 0; i < kStretch; ++i)
     if (!(weights[i] >= 0 && weights[i] <= 1) || (stretch * kStretch + i >= n && weights[i])) fail("a token's weight");
+  const size_t token = draw(choice, static_cast<double>(pick(0, 999)) / 1000);
+  const auto place = static_cast<int64_t>(token / kStretch);
+  if (place >= static_cast<int64_t>(choice.stretches())) fail("a token that is none");
+  weights_of(choice, highest, &place, 1, weights.get());
+  if (std::any_of(tops.get(), tops.get() + choice.stretches(), [](float top) { return top > 0; }) &&
+      !(weights[token % kStretch] > 0))
+    fail("a token without a chance");
 }
 
 }  // namespace

@@ -11,8 +11,9 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from tailorbird.errors import UsageError
+from tailorbird.kernels.native import extension
 from tailorbird.runtime.completion import Sampling
-from tailorbird.runtime.sampling import choose
+from tailorbird.runtime.sampling import Weights, chance, choose
 
 LIMITS: list[dict[str, Any]] = [
     {},
@@ -40,7 +41,7 @@ def expected(logits: Tensor, temperature: float, **limits: Any) -> Tensor:
 
 
 def drawn(logits: Tensor, count: int, seed: int = 0, **settings: Any) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
+    generator = chance(seed)
     tokens = [choose(logits, generator, **settings) for _ in range(count)]
     return torch.tensor(tokens).bincount(minlength=len(logits))
 
@@ -85,7 +86,7 @@ def test_seeds() -> None:
         first, again, other = (drawn(logits, 40, seed, temperature=1.0, **limits) for seed in (1, 1, 2))
         assert torch.equal(first, again) and not torch.equal(first, other)
     for seed in (-(2**63), 2**64 - 1):
-        torch.Generator().manual_seed(Sampling(seed=seed).seed)
+        assert 0 <= chance(Sampling(seed=seed).seed).random() < 1
     for seed in (-(2**63) - 1, 2**64):
         with pytest.raises(UsageError, match="seed is") as caught:
             Sampling(seed=seed)
@@ -96,17 +97,17 @@ def test_tokens_far_apart_are_drawn_by_their_chances() -> None:
     """In vocabularies that are searched stretch by stretch, the last one a short one."""
     logits = torch.full((2000,), -torch.inf)
     chances = {0: 0.1, 511: 0.2, 512: 0.3, 1999: 0.4}
-    for token, chance in chances.items():
-        logits[token] = math.log(chance)
+    for token, share in chances.items():
+        logits[token] = math.log(share)
     found = drawn(logits, 4000, temperature=1.0)
     assert found.sum() == found[list(chances)].sum()
-    assert found[list(chances)].tolist() == pytest.approx([4000 * chance for chance in chances.values()], rel=0.1)
+    assert found[list(chances)].tolist() == pytest.approx([4000 * share for share in chances.values()], rel=0.1)
 
 
 def test_logits_may_lie_apart() -> None:
     logits = torch.stack([torch.arange(300.0), -torch.arange(300.0)], 1)
     for column, likely in ((0, 299), (1, 0)):
-        assert choose(logits[:, column], torch.Generator(), temperature=0.01) == likely
+        assert choose(logits[:, column], chance(0), temperature=0.01) == likely
 
 
 def test_a_token_without_a_chance_is_never_drawn() -> None:
@@ -118,8 +119,23 @@ def test_a_token_without_a_chance_is_never_drawn() -> None:
 
 def test_all_chances_together_leave_out_nothing() -> None:
     logits = torch.tensor([0.0, -4.0]).repeat(50)
-    seeds = [torch.Generator().manual_seed(seed) for seed in (7, 7)]
+    seeds = [chance(seed) for seed in (7, 7)]
     one, other = (
         [choose(logits, seed, 3.0, top_p=p) for _ in range(200)] for seed, p in zip(seeds, (1.0, None), strict=True)
     )
     assert one == other and 1 in {token % 2 for token in one}
+
+
+@pytest.mark.parametrize("count", [1, 127, 128, 129, 3000])
+def test_the_kernels_draw_as_plain_arithmetic_does(count: int) -> None:
+    if (module := extension()) is None:
+        pytest.skip("the kernels are not there")
+    logits = torch.randn(count, generator=torch.Generator().manual_seed(1)) * 3
+    logits[::7] = -torch.inf
+    logits[count // 2] = torch.nan if count > 1 else 1.0
+    weights = Weights(logits.numpy(), 0.8)
+    ours, theirs = chance(2), chance(2)
+    assert [choose(logits, ours, 0.8) for _ in range(300)] == [weights.drawn(theirs) for _ in range(300)]
+    for uniform in (-0.1, 1.0, math.nan):
+        with pytest.raises(ValueError, match="chance"):
+            module.draw(logits.numpy(), 0.8, uniform)

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-import torch
 from torch import Tensor
 
 from tailorbird.errors import UsageError
-from tailorbird.runtime.sampling import choose
+from tailorbird.runtime.sampling import chance, choose
 from tailorbird.runtime.stream import StopText, TextStream
 from tailorbird.tasks.tokenizer import Tokenizer
 
@@ -107,7 +106,7 @@ class Completion:
         # Keys and values go when the iteration ends, not when the counts are no longer looked at.
         steps, self._steps = self._steps, None
         assert steps is not None, "a completion can be iterated over once"
-        generator = torch.Generator().manual_seed(how.seed)
+        generator = chance(how.seed)
         for _ in range(how.max_new_tokens):
             token = choose(next(steps), generator, how.temperature, how.top_k, how.top_p, how.min_p)
             self.tokens += 1

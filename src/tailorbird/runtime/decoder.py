@@ -70,12 +70,15 @@ class Text:
     def __init__(self, owner: NativeDecoder, cache: Any) -> None:
         self.owner, self.cache, self.length = owner, cache, 0
 
-    def push(self, tokens: Sequence[int], keep: int = 1, out: Logits | None = None) -> Tensor:
-        """Append tokens; float32 logits (keep, vocabulary) after the last `keep` of them, in `out` where that is
-        given."""
-        keep = min(keep, len(tokens))
-        logits = np.empty((keep, self.owner.vocabulary), dtype=np.float32) if out is None else out
-        done = 0
+    def push(self, tokens: Sequence[int], keep: int = 1) -> Tensor:
+        """Append tokens; float32 logits (keep, vocabulary) after the last `keep` of them."""
+        logits = np.empty((min(keep, len(tokens)), self.owner.vocabulary), dtype=np.float32)
+        self.fill(tokens, logits)
+        return torch.from_numpy(logits)
+
+    def fill(self, tokens: Sequence[int], logits: Logits) -> None:
+        """Append tokens; `logits`, (keep, vocabulary), become those after the last `keep` of them."""
+        keep, done = len(logits), 0
         for low in range(0, len(tokens), PREFILL):
             high = min(low + PREFILL, len(tokens))
             wanted = max(0, high - max(low, len(tokens) - keep))
@@ -83,7 +86,6 @@ class Text:
             self.owner.decoder.forward(ids, self.length, self.cache, rows, self.owner.settings.activations)
             self.length += high - low
             done += wanted
-        return torch.from_numpy(logits)
 
 
 class NativeSteps:
@@ -92,6 +94,7 @@ class NativeSteps:
     def __init__(self, text: Text, ids: Sequence[int]) -> None:
         self.text, self.waiting = text, list(ids)
         self.logits = np.empty((1, text.owner.vocabulary), dtype=np.float32)
+        self.last = torch.from_numpy(self.logits)[0]
 
     def feed(self, token: int) -> None:
         """The token that was chosen."""
@@ -100,7 +103,8 @@ class NativeSteps:
     def __next__(self) -> Tensor:
         """float32 (vocabulary,); the next step writes over it."""
         ids, self.waiting = self.waiting, []
-        return self.text.push(ids, out=self.logits)[0]
+        self.text.fill(ids, self.logits)
+        return self.last
 
 
 def native_decoder(module: nn.Module, settings: Settings) -> NativeDecoder | None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from tailorbird.kernels import native
@@ -82,18 +81,24 @@ class Weights:
                 break
         return np.sort(weights)[::-1]
 
-    def drawn(self, generator: torch.Generator) -> int:
+    def drawn(self, generator: np.random.Generator) -> int:
         """A token, drawn by weight."""
         reach = np.cumsum(self.sums, dtype=np.float64)
-        point = _uniform(generator) * float(reach[-1])
+        point = generator.random() * float(reach[-1])
         stretch = _first_beyond(reach, point)
         inside = np.cumsum(self.of(np.array([stretch]))[0], dtype=np.float64)
         return stretch * _STRETCH + _first_beyond(inside, point - (float(reach[stretch - 1]) if stretch else 0.0))
 
 
+def chance(seed: int) -> np.random.Generator:
+    """A source of chance, which costs less a number than torch's. `seed` may be any whole number of 64 bits, below zero
+    too."""
+    return np.random.Generator(np.random.PCG64(seed % 2**64))
+
+
 def choose(
     logits: Tensor,
-    generator: torch.Generator,
+    generator: np.random.Generator,
     temperature: float = 0.0,
     top_k: int | None = None,
     top_p: float | None = None,
@@ -111,18 +116,18 @@ def choose(
     """
     if temperature <= 0:
         return int(logits.numpy().argmax())
-    weights = Weights(np.ascontiguousarray(logits.numpy(), np.float32), max(temperature, _COLDEST))
+    numbers, temperature = np.ascontiguousarray(logits.numpy(), np.float32), max(temperature, _COLDEST)
     if top_p is not None and top_p >= 1:
         top_p = None
-    if not top_k and top_p is None and min_p is None:
+    unlimited = not top_k and top_p is None and min_p is None
+    if unlimited and (module := native.extension()):
+        return int(module.draw(numbers, temperature, generator.random()))
+    weights = Weights(numbers, temperature)
+    if unlimited:
         return weights.drawn(generator)
     tokens, chances = _left(weights, top_k if top_k and top_k < len(logits) else None, top_p, min_p)
     reach = np.cumsum(chances, dtype=np.float64)
-    return int(tokens[_first_beyond(reach, _uniform(generator) * float(reach[-1]))])
-
-
-def _uniform(generator: torch.Generator) -> float:
-    return float(torch.rand((), generator=generator, dtype=torch.float64))
+    return int(tokens[_first_beyond(reach, generator.random() * float(reach[-1]))])
 
 
 def _first_beyond(reach: npt.NDArray[np.float64], point: float) -> int:

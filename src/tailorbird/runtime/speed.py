@@ -16,7 +16,7 @@ from tailorbird.kernels import native
 from tailorbird.plan import Plan
 from tailorbird.runtime.completion import Sampling
 from tailorbird.runtime.language_model import LanguageModel
-from tailorbird.runtime.sampling import choose
+from tailorbird.runtime.sampling import chance, choose
 
 START = 16
 """Tokens of the prompt that decoding starts from."""
@@ -135,7 +135,7 @@ def _prefill(model: LanguageModel, ids: list[int]) -> float:
 def _decode(model: LanguageModel, ids: list[int], tokens: int, temperature: float = 0.0) -> tuple[float, float]:
     """Seconds of `tokens` tokens, and the share of them outside products; the prompt is not counted."""
     steps = model.steps(ids, tokens + 1)
-    generator = torch.Generator().manual_seed(0)
+    generator = chance(0)
     token = choose(next(steps), generator, temperature)
 
     def run(token: int = token) -> None:

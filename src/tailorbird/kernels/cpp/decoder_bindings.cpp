@@ -109,6 +109,13 @@ float weigh_python(Vector logits, float temperature, Written sums, Written tops)
   return weigh(asked, sums.data(), tops.data());
 }
 
+size_t draw_python(Vector logits, float temperature, double uniform) {
+  const Choice asked = choice(logits, temperature);
+  if (!(uniform >= 0 && uniform < 1)) throw std::invalid_argument("chance is a number from 0 up to 1");
+  nb::gil_scoped_release free;
+  return draw(asked, uniform);
+}
+
 void weights_python(Vector logits, float temperature, float highest, Tokens stretches, Logits weights) {
   const Choice asked = choice(logits, temperature);
   if (weights.shape(0) != stretches.size() || weights.shape(1) != kStretch)
@@ -142,6 +149,7 @@ void bind_decoder(nb::module_& m) {
       .def("forward", &forward, "tokens"_a, "start"_a, "cache"_a, "logits"_a, "activations"_a);
   m.attr("STRETCH") = kStretch;
   m.def("weigh", &weigh_python, "logits"_a.noconvert(), "temperature"_a, "sums"_a.noconvert(), "tops"_a.noconvert());
+  m.def("draw", &draw_python, "logits"_a.noconvert(), "temperature"_a, "uniform"_a);
   m.def("weights_of", &weights_python, "logits"_a.noconvert(), "temperature"_a, "highest"_a, "stretches"_a.noconvert(),
         "weights"_a.noconvert());
 }

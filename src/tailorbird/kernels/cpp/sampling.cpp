@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <vector>
 
 #include "pool.h"
 #include "simd.h"
@@ -12,6 +13,7 @@ namespace {
 
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 constexpr size_t kThreads = 256;  // at most, see pool.h
+constexpr size_t kAlone = 64;     // stretches that are not worth waking other threads
 
 // The first where the second is no number.
 TAILORBIRD_INLINE Floats higher(Floats a, Floats b) { return b > a ? b : a; }
@@ -55,22 +57,41 @@ struct Rest {
   }
 };
 
+// The first place whose running sum is greater than `point`, from which what stands before that place is taken; where
+// rounding left none, the last that has added anything.
+size_t first_beyond(const float* weights, size_t n, double& point) {
+  double reach = 0, before = 0;
+  size_t last = 0;
+  for (size_t i = 0; i < n; ++i) {
+    const double next = reach + weights[i];
+    if (next > reach) last = i, before = reach;
+    if (next > point) break;
+    reach = next;
+  }
+  point -= before;
+  return last;
+}
+
 }  // namespace
 
 float weigh(const Choice& choice, float* sums, float* tops) {
   const Rest rest(choice);
   auto pool = Pool::acquire();
-  const size_t whole = choice.n / kStretch, threads = pool->size();
+  const size_t whole = choice.n / kStretch, threads = whole <= kAlone ? 1 : pool->size();
   float highs[kThreads + 1];
   highs[threads] = highest_of(rest.logits, kStretch);
   const auto top = [&] { return *std::max_element(highs, highs + threads + 1); };
-  pool->each([&](size_t thread) {
+  auto part = [&](size_t thread) {
     const size_t begin = whole * thread / threads, end = whole * (thread + 1) / threads;
     const float* mine = choice.logits + begin * kStretch;
     highs[thread] = highest_of(mine, (end - begin) * kStretch);
-    pool->barrier();
+    if (threads > 1) pool->barrier();
     sum_up(mine, end - begin, top(), 1 / choice.temperature, sums + begin, tops + begin);
-  });
+  };
+  if (threads > 1)
+    pool->each(part);
+  else
+    part(0);
   if (whole < choice.stretches()) sum_up(rest.logits, 1, top(), 1 / choice.temperature, sums + whole, tops + whole);
   return top();
 }
@@ -82,6 +103,18 @@ void weights_of(const Choice& choice, float highest, const int64_t* stretches, s
     const float* logits = s < choice.n / kStretch ? choice.logits + s * kStretch : rest.logits;
     weigh_stretch(logits, highest, 1 / choice.temperature, weights + i * kStretch);
   }
+}
+
+size_t draw(const Choice& choice, double uniform) {
+  std::vector<float> sums(choice.stretches()), tops(choice.stretches());
+  const float highest = weigh(choice, sums.data(), tops.data());
+  double total = 0;
+  for (const float sum : sums) total += sum;
+  double point = uniform * total;
+  const auto stretch = static_cast<int64_t>(first_beyond(sums.data(), sums.size(), point));
+  float weights[kStretch];
+  weights_of(choice, highest, &stretch, 1, weights);
+  return static_cast<size_t>(stretch) * kStretch + first_beyond(weights, kStretch, point);
 }
 
 }  // namespace tailorbird

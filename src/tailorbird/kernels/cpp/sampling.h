@@ -24,4 +24,7 @@ float weigh(const Choice& choice, float* sums, float* tops);
 // Weights of `count` stretches, kStretch numbers each, zeros behind the last token; `highest` is what `weigh` returned.
 void weights_of(const Choice& choice, float highest, const int64_t* stretches, size_t count, float* weights);
 
+// A token, drawn by weight; `uniform` is the number of chance, from 0 up to 1.
+size_t draw(const Choice& choice, double uniform);
+
 }  // namespace tailorbird
