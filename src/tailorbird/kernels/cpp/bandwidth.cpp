@@ -1,15 +1,10 @@
 // What the memory gives: the wall that a product of one row runs into.
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
 #include <cstring>
-#include <memory>
-#include <new>
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 #include "kernels.h"
+#include "memory.h"
 #include "pool.h"
 
 namespace tailorbird {
@@ -37,12 +32,7 @@ uint64_t sum_words(const uint8_t* p, const uint8_t* end) {
 double read_bandwidth(size_t bytes, double seconds) {
   using Clock = std::chrono::steady_clock;
   bytes = std::max(kPage, (bytes + kPage - 1) / kPage * kPage);
-  std::unique_ptr<uint8_t, decltype(&std::free)> data(static_cast<uint8_t*>(std::aligned_alloc(kPage, bytes)),
-                                                      &std::free);
-  if (!data) throw std::bad_alloc();
-#if defined(__linux__)
-  madvise(data.get(), bytes, MADV_HUGEPAGE);
-#endif
+  const std::shared_ptr<uint8_t> data = huge_pages(bytes);
   std::memset(data.get(), 1, bytes);
   auto pool = Pool::acquire();
   std::atomic<uint64_t> total{0};

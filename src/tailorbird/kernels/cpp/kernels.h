@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "layout.h"
@@ -60,7 +61,6 @@ class Matrix {
   // Throws std::invalid_argument for what can't be held, std::bad_alloc.
   Matrix(size_t rows, size_t group_size, size_t groups, const std::vector<Source>& runs, std::vector<int32_t> order);
   explicit Matrix(const TrellisSource& source);
-  ~Matrix();
   Matrix(const Matrix&) = delete;
   Matrix& operator=(const Matrix&) = delete;
 
@@ -86,7 +86,7 @@ class Matrix {
   std::vector<int32_t> order_;
   std::vector<uint8_t> halves_, tables_;
   Trellis trellis_{};
-  uint8_t* data_ = nullptr;
+  std::shared_ptr<uint8_t> data_;
 };
 
 // Activations brought into the form of the kernels; kept by who calls often.

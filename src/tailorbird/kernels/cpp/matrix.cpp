@@ -1,20 +1,14 @@
 // From the canonical arrays to tiles and back.
-#include <cstdlib>
 #include <cstring>
-#include <new>
 #include <stdexcept>
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 #include "bits.h"
 #include "kernels.h"
+#include "memory.h"
 #include "pool.h"
 
 namespace tailorbird {
 namespace {
-
-constexpr size_t kHuge = size_t{2} << 20;
 
 // Copies one entry a row into the 16 entries of a tile: `bytes` each, zeros for rows that are not there.
 void spread(uint8_t* to, const uint8_t* from, size_t stride, size_t first, size_t rows, size_t bytes) {
@@ -113,14 +107,8 @@ void Matrix::shape(size_t rows, size_t group_size, size_t groups) {
 
 void Matrix::allocate() {
   if (tiles() > (SIZE_MAX / 4) / layout_.tile_bytes) throw std::invalid_argument("too large");
-  // Huge pages where they fill at least one: the weights are a stream, and every small page of it is a look-up.
-  const size_t align = nbytes() >= kHuge ? kHuge : 64, whole = (nbytes() + align - 1) / align * align;
-  data_ = static_cast<uint8_t*>(std::aligned_alloc(align, whole));
-  if (!data_) throw std::bad_alloc();
-#if defined(__linux__)
-  if (align == kHuge) madvise(data_, whole, MADV_HUGEPAGE);
-#endif
-  layout_.data = data_;
+  data_ = weight_room(nbytes());
+  layout_.data = data_.get();
 }
 
 Matrix::Matrix(size_t rows, size_t group_size, size_t groups, const std::vector<Source>& runs,
@@ -135,15 +123,8 @@ Matrix::Matrix(size_t rows, size_t group_size, size_t groups, const std::vector<
   layout_.runs = runs_.data();
   layout_.run_count = runs_.size();
   layout_.order = order_.empty() ? nullptr : order_.data();
-  try {
-    fill(runs);
-  } catch (...) {
-    std::free(data_);
-    throw;
-  }
+  fill(runs);
 }
-
-Matrix::~Matrix() { std::free(data_); }
 
 void Matrix::fill(const std::vector<Source>& sources) {
   const size_t gs = layout_.group_size, rows = layout_.rows, steps = layout_.steps;
@@ -151,7 +132,7 @@ void Matrix::fill(const std::vector<Source>& sources) {
   pool->split(tiles(), 16, [&](size_t begin, size_t end, size_t) {
     for (size_t tile = begin; tile < end; ++tile) {
       const size_t first = tile * kRows;
-      uint8_t* to = data_ + tile * layout_.tile_bytes;
+      uint8_t* to = data_.get() + tile * layout_.tile_bytes;
       for (size_t i = 0; i < runs_.size(); ++i) {
         const Run& run = runs_[i];
         const Source& from = sources[i];
@@ -180,7 +161,7 @@ void Matrix::fill(const std::vector<Source>& sources) {
       }
     }
   });
-  std::memset(data_ + tiles() * layout_.tile_bytes, 0, kSlack);
+  std::memset(data_.get() + tiles() * layout_.tile_bytes, 0, kSlack);
 }
 
 void Matrix::unpack(size_t index, const Target& target) const {
@@ -191,7 +172,7 @@ void Matrix::unpack(size_t index, const Target& target) const {
   pool->split(tiles(), 16, [&](size_t begin, size_t end, size_t) {
     for (size_t t = begin; t < end; ++t) {
       const size_t first = t * kRows;
-      const uint8_t* from = data_ + t * layout_.tile_bytes + run.begin;
+      const uint8_t* from = data_.get() + t * layout_.tile_bytes + run.begin;
       if (run.scale == Scale::byte) {
         if (target.row_scales) gather_back(target.row_scales, 2, from, first, rows, 2);
         if (run.offset == Offset::real && target.row_offsets)

@@ -40,9 +40,9 @@ Matrix::Matrix(const TrellisSource& source) : halves_(source.halves), tables_(so
   layout_.tile_bytes = trellis_.strings + bytes * kRows;
   allocate();
   Pool::acquire()->split(tiles(), 16, [&](size_t begin, size_t end, size_t) {
-    std::memset(data_ + begin * layout_.tile_bytes, 0, (end - begin) * layout_.tile_bytes);
+    std::memset(data_.get() + begin * layout_.tile_bytes, 0, (end - begin) * layout_.tile_bytes);
     for (size_t row = begin * kRows; row < std::min(end * kRows, rows()); ++row) {
-      uint8_t* tile = data_ + row / kRows * layout_.tile_bytes;
+      uint8_t* tile = data_.get() + row / kRows * layout_.tile_bytes;
       const size_t lane = row % kRows, size = scale_width(trellis_.run);
       if (source.row_scales) std::memcpy(tile + 2 * lane, source.row_scales + 2 * row, 2);
       for (size_t g = 0; g < halves_.size(); ++g)
@@ -50,14 +50,14 @@ Matrix::Matrix(const TrellisSource& source) : halves_(source.halves), tables_(so
       for (size_t b = 0; b < bytes; ++b) tile[trellis_.strings + b * kRows + lane] = source.stream[row * bytes + b];
     }
   });
-  std::memset(data_ + tiles() * layout_.tile_bytes, 0, kSlack);
+  std::memset(data_.get() + tiles() * layout_.tile_bytes, 0, kSlack);
 }
 
 void Matrix::unpack(const TrellisTarget& target) const {
   const size_t bytes = row_bytes(layout_), size = scale_width(trellis_.run), width = size * halves_.size();
   Pool::acquire()->split(tiles(), 16, [&](size_t begin, size_t end, size_t) {
     for (size_t row = begin * kRows; row < std::min(end * kRows, rows()); ++row) {
-      const uint8_t* tile = data_ + row / kRows * layout_.tile_bytes;
+      const uint8_t* tile = data_.get() + row / kRows * layout_.tile_bytes;
       const size_t lane = row % kRows;
       if (target.row_scales) std::memcpy(target.row_scales + 2 * row, tile + 2 * lane, 2);
       for (size_t g = 0; g < halves_.size(); ++g)
