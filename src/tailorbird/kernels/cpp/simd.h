@@ -32,7 +32,12 @@ TAILORBIRD_INLINE Floats load(const float* p) {
 
 TAILORBIRD_INLINE void store(float* p, Floats v) { std::memcpy(p, &v, sizeof v); }
 
-TAILORBIRD_INLINE Floats broadcast(float x) { return x - Floats{}; }
+// By way of an array: of a vector written out, GCC makes sixteen instructions in a clone for AVX-512.
+TAILORBIRD_INLINE Floats broadcast(float x) {
+  float a[kLanes];
+  for (int i = 0; i < kLanes; ++i) a[i] = x;
+  return load(a);
+}
 
 // Thirty-two numbers of a key or a value.
 struct Pair {

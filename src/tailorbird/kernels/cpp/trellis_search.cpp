@@ -51,6 +51,14 @@ TAILORBIRD_INLINE float least(Floats v) {
   return a[0];
 }
 
+TAILORBIRD_INLINE size_t total(Ints v) {
+  int32_t a[kLanes];
+  std::memcpy(a, &v, sizeof a);
+  for (int n = kLanes / 2; n > 0; n /= 2)
+    for (int i = 0; i < n; ++i) a[i] += a[i + n];
+  return static_cast<size_t>(a[0]);
+}
+
 // A bound that at most `most` of n losses are below, and hardly fewer; losses behind the last are infinite.
 TAILORBIRD_INLINE float bound(const float* losses, size_t n, size_t most) {
   const Floats infinite = broadcast(__builtin_inff());
@@ -66,8 +74,7 @@ TAILORBIRD_INLINE float bound(const float* losses, size_t n, size_t most) {
     if (!(middle > low && middle < high)) break;
     Ints below{};
     for (size_t k = 0; k < n; k += kLanes) below -= load(losses + k) <= broadcast(middle);
-    size_t count = 0;
-    for (int k = 0; k < kLanes; ++k) count += static_cast<size_t>(below[k]);
+    const size_t count = total(below);
     (count <= most ? low : high) = middle;
     if (count <= most && count + most / 8 >= most) break;
   }
@@ -105,10 +112,13 @@ TAILORBIRD_INLINE void step(const Search& s, Scratch& w, size_t column, int bits
     for (; count < n; ++count) chosen[count] = static_cast<uint16_t>(count);
   } else {
     store(losses + n, broadcast(__builtin_inff()));
-    const float top = bound(losses, n, s.beam);
-    for (size_t i = 0; i < n; ++i) {
-      chosen[count] = static_cast<uint16_t>(i);
-      count += losses[i] <= top;
+    const Floats top = broadcast(bound(losses, n, s.beam));
+    for (size_t i = 0; i < n; i += kLanes) {
+      const Bytes low = __builtin_convertvector(load(losses + i) <= top, Bytes);
+      for (size_t k = 0; k < kLanes; ++k) {
+        chosen[count] = static_cast<uint16_t>(i + k);
+        count -= static_cast<size_t>(static_cast<ptrdiff_t>(low[k]));
+      }
     }
     count = std::clamp<size_t>(count, 1, s.beam);  // none: weights that are no numbers
   }
@@ -145,20 +155,21 @@ TAILORBIRD_INLINE size_t best(const Survivors& s) {
 TAILORBIRD_INLINE void decide(const Search& s, Scratch& w, size_t begin) {
   const size_t kept = begin + kLanes, end = begin + kWindow, last = place(end - 1) * s.beam;
   const size_t wide = end < s.cols ? std::min<size_t>(kLanes, s.cols - end) : 0;
+  constexpr size_t kOpen = kWindow - kLanes;  // columns of the window that stay undecided
+  float factors[kOpen][kLanes] = {};          // of what their errors make of the next block
+  size_t slots[kOpen];
+  for (size_t c = 0; c < kOpen; ++c) {
+    std::copy_n(s.upper + (kept + c) * s.cols + end, wide, factors[c]);
+    slots[c] = place(kept + c) * s.beam;
+  }
   uint16_t origin[kMaxBeam] = {};
   alignas(64) float moved[kMaxBeam][kLanes];
   for (size_t m = 0; m < w.now.count; ++m) {
     size_t a = m;
     Floats sum{};
-    for (size_t column = end; column-- > kept;) {
-      const size_t k = place(column) * s.beam + a;
-      const float* row = s.upper + column * s.cols + end;
-      if (wide == kLanes) {
-        sum -= broadcast(w.errors[k]) * load(row);
-      } else {
-        for (size_t i = 0; i < wide; ++i) sum[i] -= w.errors[k] * row[i];
-      }
-      a = w.parents[k];
+    for (size_t c = kOpen; c-- > 0; a = w.parents[slots[c] + a]) {
+      const Floats error = broadcast(w.errors[slots[c] + a]);
+      sum -= error * load(factors[c]);
     }
     origin[m] = static_cast<uint16_t>(a);
     store(moved[m], sum);
