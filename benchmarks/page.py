@@ -56,6 +56,8 @@ embedding and head. *File* is all a runtime loads, tokenizer included.
 Spread is the standard deviation over seeds, which choose the calibration windows. Minutes are those of the whole job,
 measuring, fitting and verifying; memory is the peak of its process, libraries included. The aim on two idle cores is
 3 minutes, and 30 where a method learns by gradients; rows above that miss it, unless other work ran beside them.
+`trellis, first tables` was measured before the tables of that [format](format.md#trellis) changed; artifacts made now
+are not those.
 
 ### The best of each size, and other libraries' files of at least that size
 
