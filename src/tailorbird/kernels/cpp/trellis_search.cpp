@@ -113,6 +113,7 @@ TAILORBIRD_INLINE void step(const Search& s, Scratch& w, size_t column, int bits
   } else {
     store(losses + n, broadcast(__builtin_inff()));
     const Floats top = broadcast(bound(losses, n, s.beam));
+    store(losses + n, broadcast(__builtin_nanf("")));  // below no bound, an infinite one neither
     for (size_t i = 0; i < n; i += kLanes) {
       const Bytes low = __builtin_convertvector(load(losses + i) <= top, Bytes);
       for (size_t k = 0; k < kLanes; ++k) {
@@ -120,7 +121,8 @@ TAILORBIRD_INLINE void step(const Search& s, Scratch& w, size_t column, int bits
         count -= static_cast<size_t>(static_cast<ptrdiff_t>(low[k]));
       }
     }
-    count = std::clamp<size_t>(count, 1, s.beam);  // none: weights that are no numbers
+    if (count == 0) chosen[count++] = 0;  // weights that are no numbers
+    count = std::min(count, s.beam);
   }
   float factor[kWindow + kLanes];
   const size_t first = column / kLanes * kLanes;
