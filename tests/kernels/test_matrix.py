@@ -198,6 +198,19 @@ def test_stored_arrays_may_stand_anywhere(extension: Any, packed: Any) -> None:
     assert torch.equal(matrix.gather(torch.arange(20)), planes.dequantize())
 
 
+def test_small_weights_outlive_those_they_stand_beside(extension: Any, packed: Any) -> None:
+    """They share pages, more than one stretch of them here: some go, others come, and what stays is as it was."""
+    spec = PlaneSpec.uniform(8, 512, 64)
+    weights = [packed(3000 + 7 * k, spec, k)[0] for k in range(6)]
+    matrices = {k: laid_out(weights[k % 6]) for k in range(14)}
+    for k in range(0, 14, 3):
+        del matrices[k]
+    matrices |= {k: laid_out(weights[k % 6]) for k in range(14, 20)}
+    assert sum(matrix.nbytes for matrix in matrices.values()) > 20e6
+    for k, matrix in matrices.items():
+        assert all(torch.equal(array, weights[k % 6].arrays[name]) for name, array in matrix.arrays().items())
+
+
 def test_bad_arguments(extension: Any, packed: Any) -> None:
     matrix = laid_out(packed(20, PlaneSpec.uniform(2, 32, 8), 1)[0])
     bad_x = (normal(2, 31), normal(2, 33), torch.ones(2, 32, dtype=torch.int64), torch.tensor(1.0))

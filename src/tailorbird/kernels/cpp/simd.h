@@ -7,8 +7,7 @@
 
 // Levels of the x86-64 psABI, which say what a processor can do, not whose it is. Compilers that don't know them here
 // make the plain form alone.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__) && \
-    !defined(TAILORBIRD_SANITIZE)
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__)
 #define TAILORBIRD_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define TAILORBIRD_CLONES
