@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tailorbird.errors import DataError
 from tailorbird.fit.hessian import sweep_factor
 from tailorbird.measure import statistics
-from tailorbird.measure.statistics import SAMPLE, Collector, Stats, merged
+from tailorbird.measure.statistics import SAMPLE, STRIPE, Collector, Stats, merged
 
 BOTH = frozenset({"gram", "inputs"})
 
@@ -50,8 +50,8 @@ def collect(module: nn.Module, inputs: list[Tensor], needs: frozenset[str] = BOT
     tokens = sum(batch.numel() // batch.shape[-1] for batch in inputs)
     with torch.no_grad(), Collector(layers, needs, tokens) as collector:
         for batch in inputs:
-            collector.next_batch()
-            module(batch)
+            with collector.batch():
+                module(batch)
     return collector
 
 
@@ -97,12 +97,38 @@ def test_no_token_is_lost_when_only_some_batches_are_shared() -> None:
     shared, own = torch.ones(2, 3), 2 * torch.ones(2, 3)
     with Collector({"a": first, "b": second}, BOTH, 100) as collector:
         for left, right in ((own, shared), (shared, shared)):
-            collector.next_batch()
-            first(left)
-            second(right)
+            with collector.batch():
+                first(left)
+                second(right)
     assert collector.of("a").count == collector.of("b").count == 4
     gram = collector.of("b").gram
     assert gram is not None and torch.equal(gram, gram_of([shared, shared]).float())
+
+
+def test_gram_matrices_of_several_stripes() -> None:
+    layer = nn.Identity()
+    inputs = batches(2, 9, 2 * STRIPE + 5)
+    with Collector({"x": layer}, BOTH, 18) as collector:
+        for x in inputs:
+            with collector.batch():
+                layer(x)
+            # What was asked for in between is whole, and does not disturb what comes.
+            gram = collector.of("x").gram
+            assert gram is not None and torch.equal(gram.tril(-STRIPE), gram.triu(STRIPE).T)
+    assert gram is not None and torch.allclose(gram.double(), gram_of(inputs), rtol=1e-4, atol=1e-4)
+
+
+def test_what_comes_behind_the_last_is_left_out() -> None:
+    """But only once a whole pass has shown that each is called once: experts are called where tokens go."""
+    first, last, behind = nn.Identity(), nn.Identity(), []
+    with Collector({"first": first, "last": last}, BOTH, 10) as collector:
+        for experts in ([first], [first, last], [last], [first, last], [first, last], [last, first]):
+            with collector.batch():
+                for expert in experts:
+                    expert(torch.ones(1, 2))
+                behind.append(experts)
+    assert [len(experts) for experts in behind] == [1, 2, 1, 2]
+    assert collector.of("first").count == collector.of("last").count == 5
 
 
 def test_only_what_is_needed_is_kept() -> None:
@@ -137,8 +163,8 @@ def test_the_sample_is_even_and_bounded(lengths: list[int], sample: int) -> None
         patch.setattr(statistics, "SAMPLE", sample)
         with Collector({"x": layer}, BOTH, tokens) as collector:
             for length in lengths:
-                collector.next_batch()
-                layer(torch.arange(at, at + length).float()[:, None])
+                with collector.batch():
+                    layer(torch.arange(at, at + length).float()[:, None])
                 at += length
     stats = collector.of("x")
     assert stats.inputs is not None and stats.count == tokens

@@ -6,8 +6,8 @@ inputs. Parts that read the same tensor (query, key and value; gate and up) shar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,8 @@ from tailorbird.fit.hessian import sweep_factor
 # `Method.tune` are called. ``reference``: what the uncompressed model has behind the block, too.
 Need = str
 SAMPLE = 1024
+# Columns of a Gram matrix that are summed at once, to the right of its diagonal only.
+STRIPE = 256
 
 
 @dataclass
@@ -49,7 +51,8 @@ class Stats:
         return self._factors[damp]
 
     def add(self, x: Tensor, needs: Iterable[Need], take: int) -> None:
-        """Add inputs (..., cols); keep every `take`-th token of them as a sample."""
+        """Add inputs (..., cols); keep every `take`-th token of them as a sample. Of the Gram matrix only the half on
+        the diagonal's right is summed: `finish` mirrors it."""
         x = x.reshape(-1, x.shape[-1]).float()
         # Counted through all batches: short ones must not add a token each.
         start = -self.count % take
@@ -57,10 +60,18 @@ class Stats:
         if "gram" in needs:
             if self.gram is None:
                 self.gram = torch.zeros(x.shape[1], x.shape[1])
-            self.gram.addmm_(x.T, x)
+            for i in range(0, x.shape[1], STRIPE):
+                self.gram[i : i + STRIPE, i:].addmm_(x[:, i : i + STRIPE].T, x[:, i:])
         if "inputs" in needs:
             some = x[start::take].clone()
             self.inputs = some if self.inputs is None else torch.cat([self.inputs, some])
+
+    def finish(self) -> Stats:
+        """All inputs were added: itself, with the whole Gram matrix."""
+        if self.gram is not None:
+            for i in range(STRIPE, len(self.gram), STRIPE):
+                self.gram[i:, i - STRIPE : i] = self.gram[i - STRIPE : i, i:].T
+        return self
 
 
 def measured(statistic: Tensor | None) -> Tensor:
@@ -91,6 +102,9 @@ def merged(passes: Iterable[Stats]) -> Stats:
 class Collector(AbstractContextManager["Collector"]):
     """Listens to the inputs of some modules while it is open.
 
+    What comes behind the last of them need not be computed: once a forward pass has called each of them once, later
+    passes end there.
+
     Attributes:
         stats: by (module name, pass).
     """
@@ -100,6 +114,7 @@ class Collector(AbstractContextManager["Collector"]):
         self.take = max(1, -(-tokens // SAMPLE))
         self.stats: dict[tuple[str, int], Stats] = {}
         self._calls: dict[str, int] = {}
+        self._once = False
         self._last: tuple[Tensor | None, Stats] = (None, Stats())
         self._stack = ExitStack()
 
@@ -115,9 +130,13 @@ class Collector(AbstractContextManager["Collector"]):
         self._last = (None, Stats())
         self._stack.close()
 
-    def next_batch(self) -> None:
-        """A new forward pass begins: passes are counted from zero again."""
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """One forward pass, in which passes through a module are counted from zero."""
         self._calls = {}
+        with suppress(_Enough):
+            yield
+        self._once = set(self._calls) == set(self.modules) and set(self._calls.values()) == {1}
 
     def of(self, name: str) -> Stats:
         """Statistics of one module over all passes.
@@ -126,7 +145,9 @@ class Collector(AbstractContextManager["Collector"]):
             DataError: the calibration data never reached it.
         """
         passes = [
-            stats for (module, _), stats in sorted(self.stats.items(), key=lambda item: item[0]) if module == name
+            stats.finish()
+            for (module, _), stats in sorted(self.stats.items(), key=lambda item: item[0])
+            if module == name
         ]
         if not passes:
             raise DataError(f"calibration data never reached {name}", hint="use more, or more varied, calibration text")
@@ -136,13 +157,21 @@ class Collector(AbstractContextManager["Collector"]):
         def seen(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             number = self._calls.get(name, 0)
             self._calls[name] = number + 1
-            key = (name, number)
-            tensor, owner = self._last
-            if tensor is inputs[0] and self.stats.setdefault(key, owner) is owner:
-                # The same tensor as its neighbour read: one collector serves both, and it is already fed.
-                return
-            mine = self.stats.setdefault(key, Stats())
-            mine.add(inputs[0], self.needs, self.take)
-            self._last = (inputs[0], mine)
+            self._collect((name, number), inputs[0])
+            if self._once and len(self._calls) == len(self.modules):
+                raise _Enough
 
         return seen
+
+    def _collect(self, key: tuple[str, int], x: Tensor) -> None:
+        tensor, owner = self._last
+        if tensor is x and self.stats.setdefault(key, owner) is owner:
+            # The same tensor as its neighbour read: one collector serves both, and it is already fed.
+            return
+        mine = self.stats.setdefault(key, Stats())
+        mine.add(x, self.needs, self.take)
+        self._last = (x, mine)
+
+
+class _Enough(Exception):
+    """Everything that is listened to was heard."""

@@ -77,8 +77,8 @@ class Stream:
         with Collector(modules, needs, self.tokens) as collector:
             for i in range(len(self.states)):
                 for window in self._windows(self.states[i]):
-                    collector.next_batch()
-                    self.shell.run(index, window)
+                    with collector.batch():
+                        self.shell.run(index, window)
         return {part.name: collector.of(part.name) for part in parts}
 
     def block(
@@ -129,6 +129,6 @@ class Stream:
         listener = nn.Identity()
         with Collector({"head": listener}, needs, self.tokens) as collector:
             for i in range(len(self.states)):
-                collector.next_batch()
-                listener(self.shell.leave(self.states[i]))
+                with collector.batch():
+                    listener(self.shell.leave(self.states[i]))
         return collector.of("head")
