@@ -16,9 +16,8 @@ Row = dict[str, Any]
 def write_page(root: Path) -> None:
     """Table and picture from `root`/results; peers are left out where their file is missing."""
     ours = read_json(root / "results" / "quality.json")
-    others = [read_json(file) for file in sorted((root / "results").glob("quality-*.json"))]
-    peers_file = root / "results" / "peers.json"
-    peers = [row for row in read_json(peers_file)["rows"] if row["perplexity"] < 1000] if peers_file.exists() else []
+    others = [(read_json(file), _read_peers(file)) for file in sorted((root / "results").glob("quality-*.json"))]
+    peers = _read_peers(root / "results" / "quality.json")
     memory_file = root / "results" / "memory.json"
     memory = read_json(memory_file) if memory_file.exists() else None
     docs = root.parent / "docs"
@@ -34,7 +33,13 @@ def write_page(root: Path) -> None:
     write_atomic(docs / "benchmarks.md", _page(ours, others, peers, memory).encode())
 
 
-def _page(ours: Row, others: Sequence[Row], peers: Sequence[Row], memory: Row | None) -> str:
+def _read_peers(quality: Path) -> list[Row]:
+    """Rows of other libraries that stand beside a file of ours."""
+    file = quality.with_name(quality.name.replace("quality", "peers"))
+    return [row for row in read_json(file)["rows"] if row["perplexity"] < 1000] if file.exists() else []
+
+
+def _page(ours: Row, others: Sequence[tuple[Row, list[Row]]], peers: Sequence[Row], memory: Row | None) -> str:
     original = ours["original"]
     machine, versions = ours["machine"], ours["versions"]
     return f"""# Benchmarks
@@ -74,22 +79,27 @@ measured since it was asked. Seconds are those that came after it was said, memo
 libraries. Other jobs ran on the other core, and at times on this one.
 
 {_foreseen(ours["rows"])}
-{"".join(_other(other) for other in others)}{_large(memory) if memory else ""}
+{_large(memory) if memory else ""}
 ## The same model through other libraries
 
 {_peers(peers, original["perplexity"])}
-"""
+{"".join(_other(*other) for other in others)}"""
 
 
-def _other(document: Row) -> str:
+def _other(document: Row, peers: Sequence[Row]) -> str:
     original = document["original"]
-    return f"""
-## {document["model"]}
+    beside = f"""
+{_best(document["rows"], peers)}
 
-{original["weights"]:,} weights; original: perplexity {original["perplexity"]:.3f} on {original["tokens"]:,} tokens.
+{_peers(peers, original["perplexity"])}
+"""
+    return f"""
+## A second model: `{document["model"]}`
+
+{original["weights"]:,} weights; original: perplexity {original["perplexity"]:.3f}, by the same protocol.
 
 {_ours(document["rows"], original["perplexity"])}
-"""
+{beside if peers else ""}"""
 
 
 def _large(found: Row) -> str:

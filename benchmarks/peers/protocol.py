@@ -1,8 +1,8 @@
 """The protocol that every peer is scored by, and the rows of the result file.
 
 The text is tokenised once, without special tokens. Its first `tokens` tokens are cut into windows of 1,023
-that do not overlap (a remainder is left out); each window gets the model's BOS in front, and all 1,023
-predictions count.
+that do not overlap (a remainder is left out); each window gets the model's BOS in front, where it has none the
+token before, and all 1,023 predictions count.
 Perplexity is exp of the mean negative log-likelihood in nats, summed in float64.
 """
 
@@ -65,11 +65,15 @@ def read_articles(path: Path, seed: int = 0) -> list[str]:
     return texts
 
 
-def windows(ids: list[int], tokens: int, bos: int, length: int = WINDOW) -> Ids:
-    """Cut the first `tokens` ids into rows of `length`: BOS and `length - 1` tokens of the text."""
-    count = min(tokens, len(ids)) // (length - 1)
+def windows(ids: list[int], tokens: int, bos: int | None, length: int = WINDOW) -> Ids:
+    """Cut the first `tokens` ids into rows of `length`: BOS and `length - 1` tokens of the text. Without BOS a row
+    begins with the last token of the one before."""
+    count = min(tokens, len(ids) - (bos is None)) // (length - 1)
     if count == 0:
         raise SystemExit(f"{len(ids)} tokens of text do not fill one window of {length - 1}")
+    if bos is None:
+        every = np.asarray(ids[: count * (length - 1) + 1], dtype=np.int32)
+        return np.lib.stride_tricks.sliding_window_view(every, length)[:: length - 1].copy()
     body = np.asarray(ids[: count * (length - 1)], dtype=np.int32).reshape(count, length - 1)
     return np.concatenate([np.full((count, 1), bos, dtype=np.int32), body], axis=1)
 

@@ -1,4 +1,4 @@
-"""Run the demo model through other libraries and write one JSON: bytes, bits and perplexity of each.
+"""Run a demo model through other libraries and write one JSON: bytes, bits and perplexity of each.
 
 .bench/peers-venv/bin/python benchmarks/peers/run.py --out .bench/peers.json
 """
@@ -47,8 +47,8 @@ def _options() -> argparse.Namespace:
     path("--out", bench / "peers.json", "result file; its rows of the same settings are kept")
     path("--text", DATA / "wikitext2_raw_test.txt.gz", "text to score")
     path("--calibration", DATA / "calibration_wikipedia.jsonl.gz", "JSON lines with a field text")
-    path("--model", None, "a GGUF file instead of the demo package")
     path("--work", bench / "peers-work", "folder for conversions (2 GB)")
+    parser.add_argument("--model", default="gemma-270m", help="another of the demo models, or a GGUF file")
     parser.add_argument("--tokens", type=int, default=16_368, help="rounded down to windows of 1,023")
     parser.add_argument("--calibration-windows", type=int, default=64, help="of 512 tokens, for the imatrix")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)

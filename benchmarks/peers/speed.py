@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / ".bench" / "peers-work")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    source = demo.prepare(options.work, None)
+    source = demo.prepare(options.work, "gemma-270m")
     base = peer.sixteen_bits(source.gguf, options.work, options.threads)
     rows = [_row(source.gguf, "Q4_K_M as published", options)]
     for recipe in RECIPES:
