@@ -39,6 +39,8 @@ class Method:
         rotate_seed: of the rotation's random signs.
         rows: rows of an embedding or a head have bits by what they are worth (see `allocate.rows`), where calibration
             data say so and the plan leaves it open.
+        distill: passes over the calibration windows in which the finished language model learns end to end from the
+            original, its codes as they are (`tailorbird.tune.distill`).
     """
 
     name: ClassVar[str] = ""
@@ -59,6 +61,7 @@ class Method:
     rotate_residual: bool = True
     rotate_seed: int = 0
     rows: bool = True
+    distill: int = 0
 
     def __post_init__(self) -> None:
         """Refuse options no format can hold."""
@@ -66,11 +69,13 @@ class Method:
             raise UsageError(f"group_size={self.group_size}, scale={self.scale!r}", hint="a positive size; u8 or fp16")
         if self.rotate not in get_args(Rotate):
             raise UsageError(f"rotate={self.rotate!r}", hint=f"one of {', '.join(get_args(Rotate))}")
+        if self.distill < 0:
+            raise UsageError(f"distill={self.distill}", hint="passes over the calibration windows, 0 for none")
 
     @property
     def calibrated(self) -> bool:
-        """Whether calibration data is needed: for statistics, or to learn a rotation."""
-        return bool(self.needs) or self.rotate == "learned"
+        """Whether calibration data is needed: for statistics, to learn a rotation, or to distil."""
+        return bool(self.needs) or self.rotate == "learned" or self.distill > 0
 
     @property
     def transforms(self) -> bool:

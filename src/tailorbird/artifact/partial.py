@@ -149,7 +149,7 @@ class Partial:
 
     def abandon(self) -> None:
         """Remove the folder if no piece was finished: there is nothing to resume."""
-        if not self.named and not any(self.folder.glob("*.safetensors")):
+        if not self.named and not any(self.folder.rglob("*.safetensors")):
             shutil.rmtree(self.folder)
 
     def _check(self, resume: bool) -> None:

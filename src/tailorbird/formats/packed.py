@@ -139,6 +139,17 @@ class PackedWeight(ABC):
         """The same format with other arrays, unchecked."""
         return replace(self, arrays=arrays)
 
+    def scaled(self: P, factors: Tensor) -> P:
+        """Every row times a factor, float32 (rows,): the same codes. In all formats what a row is multiplied with, and
+        what is added to it, is stored as halves; these are rounded anew."""
+
+        def times(array: Tensor) -> Tensor:
+            value = array.float() * factors.view(-1, *[1] * (array.dim() - 1))
+            return value.clamp(-65504, 65504).half()
+
+        halves = {name: times(array) for name, array in self.arrays.items() if array.dtype is torch.float16}
+        return self.with_arrays({**self.arrays, **halves})
+
     def dequantize(self, start: int = 0, stop: int | None = None) -> Tensor:
         """Rows start..stop as float32 (n, cols), in the weight's own column order."""
         stop = self.rows if stop is None else min(stop, self.rows)

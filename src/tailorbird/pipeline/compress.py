@@ -23,6 +23,7 @@ from tailorbird.measure.stream import Stream
 from tailorbird.pipeline import recommender
 from tailorbird.pipeline.allocation import measured_table
 from tailorbird.pipeline.calibration import Calibration, Windows, calibration, original_rows, weighing
+from tailorbird.pipeline.distilled import distilled
 from tailorbird.pipeline.memory import give_back, keep_little
 from tailorbird.pipeline.pieces import fit_piece
 from tailorbird.pipeline.prepare import Prepared, fitted_first, prepare
@@ -169,6 +170,7 @@ def _fitted(
     def run(job: Prepared, into: Partial) -> dict[str, str]:
         return _run(job, data, into, seed, progress, clock)
 
+    pieces = partial.attempt("fitted") if job.method.distill else partial
     try:
         # Attempts share one rotation, and are compared with the model as it turned it.
         if job.method.rotate == "learned" and (windows is not None or not _complete(job, partial)):
@@ -176,9 +178,13 @@ def _fitted(
                 torch.manual_seed(0)
                 job = learned(job, data, partial.folder / "work" / "states" / "rotate")
         if windows is None:
-            return job, run(job, partial)
-        table = measured_table(job, windows, partial.facts / "score", seed, progress, clock)
-        return refined(job, table, windows, partial, run, refine, seed, progress, clock)
+            weights = run(job, pieces)
+        else:
+            table = measured_table(job, windows, partial.facts / "score", seed, progress, clock)
+            job, weights = refined(job, table, windows, pieces, run, refine, seed, progress, clock)
+        if job.method.distill:
+            weights = distilled(job, data, pieces, partial, seed, progress, clock)
+        return job, weights
     except TailorbirdError:
         partial.abandon()
         raise

@@ -35,6 +35,7 @@ from tailorbird.score.losses import TOP
 from tailorbird.score.mask import MASKS
 from tailorbird.transform.learn import BATCH as LEARN_BATCH
 from tailorbird.transform.learn import STEPS
+from tailorbird.tune import distill
 
 # Bytes a second at which weights are read and converted.
 STREAMING = 400e6
@@ -54,7 +55,7 @@ class Estimate:
 
     Attributes:
         seconds: by stage: rotate (where a rotation is learned), measure, fit, pack, score (of parts and formats),
-            verify, evaluate.
+            distill (where the finished model learns), verify, evaluate.
         total_seconds: their sum.
         memory_bytes: peak, above what the interpreter with its libraries takes.
         disk_bytes: most that is on disk at once: the artifact in the making, and what does not fit into memory.
@@ -106,6 +107,8 @@ def estimate(job: Prepared, tokens: int, evaluated: int = 0, batches: int = 1, a
         seconds["fit"] += _transforming(job, inner, tokens, batches)
     if job.method.rotate == "learned":
         seconds["rotate"] = _learning(job, inner, tokens, rate)
+    if job.method.distill:
+        seconds["distill"] = _distilling(job, inner, tokens, batches, rate) + handling.unpacked * weights
     attempts = _attempts(job, attempts)
     for stage in ("measure", "fit", "pack"):
         seconds[stage] *= attempts
@@ -140,6 +143,19 @@ def _learning(job: Prepared, inner: list[Part], tokens: int, rate: float) -> flo
     wide = job.model.parts[0].shape[1]
     steps = STEPS * 6.0 * LEARN_BATCH * (ROWS + TOKENS) * wide**2 if job.method.rotate_residual else 0.0
     return (steps + 2 * 2.0 * tokens * sum(part.numel * part.uses for part in inner) / FORWARD) / rate
+
+
+def _distilling(job: Prepared, inner: list[Part], tokens: int, batches: int, rate: float) -> float:
+    """The original once; every pass forwards and back through the blocks, and four products with the head for some
+    predictions of a window; windows held back forwards, after each pass and before."""
+    blocks = sum(part.numel * part.uses for part in inner)
+    head = next(part.numel for part in reversed(job.plan.parts) if part.block is None)
+    windows, passes = batches * BATCH, job.method.distill
+    held = -(-windows // distill.HELD_BACK)
+    step = 4.0 * tokens / windows * blocks + 8.0 * distill.PREDICTIONS * head
+    look = 2.0 * tokens / windows * blocks + 8.0 * distill.COMPARED * head
+    products = 2.0 * tokens * blocks + passes * (windows - held) * step + (passes + 1) * held * look
+    return products / (FORWARD * rate)
 
 
 def _measuring(job: Prepared, inner: list[Part], tokens: int, batches: int, rate: float) -> float:

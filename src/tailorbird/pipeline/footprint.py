@@ -8,10 +8,11 @@ from tailorbird.anatomy import Part
 from tailorbird.measure.states import SPILL_BYTES
 from tailorbird.measure.statistics import SAMPLE
 from tailorbird.method import Method
-from tailorbird.pipeline.calibration import ESTIMATE
+from tailorbird.pipeline.calibration import BATCH, ESTIMATE
 from tailorbird.pipeline.prepare import Prepared
 from tailorbird.score.losses import TOP
 from tailorbird.score.output import ROWS as OUTPUT_ROWS
+from tailorbird.tune import distill
 
 # Outputs that a method which decides by inputs compares at once, at most, and matrices of them that it holds.
 OUTPUTS, COMPARED = 2**26, 5
@@ -49,7 +50,23 @@ def memory_needed(job: Prepared, inner: list[Part], tokens: int, batches: int) -
     copied = 1 + CLASS * job.by_rows
     ends = max((int(4 * copied * part.numel) + _working(job, part) + grams.get(None, 0) for part in outer), default=0)
     read = words(job) * (TOKENIZER if needs else TOKENIZER_READ)
-    return int(read + states + kept + max(block, ends, _scoring_memory(job, inner)))
+    return int(
+        read
+        + max(states + kept + max(block, ends, _scoring_memory(job, inner)), _learning_memory(job, tokens, batches))
+    )
+
+
+def _learning_memory(job: Prepared, tokens: int, batches: int) -> int:
+    """The whole model as float32, packed, and once more the original's states; what a window leaves behind in every
+    layer; logits of both models."""
+    if not job.method.distill:
+        return 0
+    inner = [part for part in job.plan.parts if part.block is not None]
+    ends = max(part.numel for part in job.plan.parts if part.block is None)
+    window = tokens // (BATCH * batches) * sum(sum(part.shape) * part.uses for part in inner)
+    logits = 4 * max(distill.PREDICTIONS, distill.COMPARED) * distill.CHUNK
+    held = sum(part.numel for part in inner) + ends + window + logits
+    return int(4 * held + 2 * job.plan.code_bytes + _states(job, inner, tokens))
 
 
 def _states(job: Prepared, inner: list[Part], tokens: int) -> int:
@@ -62,6 +79,7 @@ def disk_needed(job: Prepared, inner: list[Part], tokens: int, attempts: int) ->
     """All attempts at the artifact, and the hidden states that are too large for memory."""
     states = _states(job, inner, tokens)
     spilled = (1 + ("reference" in job.method.needs)) * states if job.method.needs and states > SPILL_BYTES else 0
+    attempts += job.method.distill > 0
     return attempts * job.nbytes + FACTS * len(job.plan.parts) + spilled
 
 

@@ -342,7 +342,13 @@ def kept_of(model: Model, pieces: Iterable[Segment]) -> dict[str, Tensor]:
 
 
 def turned(model: Model, method: Method) -> Model:
-    """The model as the method wants it turned; a learned rotation begins at the random one, and is learned later."""
+    """The model as the method wants it turned; a learned rotation begins at the random one, and is learned later.
+
+    Raises:
+        UsageError: the method is to distil what is no language model.
+    """
+    if method.distill and not (model.anatomy.head and model.blocks):
+        raise UsageError(f"{model.source} can't be distilled", hint="only language models can; leave distill out")
     if method.rotate == "none":
         return model
     return rotated(model, method.rotate_residual, method.rotate_seed)
