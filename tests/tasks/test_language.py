@@ -12,6 +12,7 @@ from tailorbird.checkpoint import open_checkpoint
 from tailorbird.errors import ResourceError, UsageError
 from tailorbird.tasks import language
 from tailorbird.tasks import room as rooms
+from tailorbird.tasks.head import Head, divergence, head_part
 from tailorbird.tasks.language import Reference, evaluate, hidden, score
 
 FAMILIES = ["llama", "llama-untied", "gemma2", "gemma3", "opt"]
@@ -66,6 +67,28 @@ def test_equals_the_direct_computation(make_model: Any, family: str) -> None:
     assert (found.kl, found.top1_agreement) == (0.0, 1.0)
     assert (found.tokens, found.window, found.stride) == (75, 16, 15)
     assert all(parameter.is_meta for parameter in model.module.parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_gradient_of_a_divergence(make_model: Any, family: str) -> None:
+    """In one pass over the vocabulary, with the derivative of capped logits: what autograd finds with all of it."""
+    folder, _ = make_model(family)
+    model, other = Model.open(open_checkpoint(folder)), nudged(folder)
+    windows = some_windows(2)
+    states, away = hidden(model, windows), hidden(other, windows)
+    found, slope = divergence(Head(model, states), Head(other, away), 37)
+
+    leaf = away.clone().requires_grad_()
+    weight = model.weight(head_part(model))
+    p, q = states @ weight.T, leaf @ (weight * 1.1).T
+    if cap := model.config.get("final_logit_softcapping"):
+        p, q = (torch.tanh(x / cap) * cap for x in (p, q))
+    wanted = torch.nn.functional.kl_div(
+        q.log_softmax(-1).flatten(0, 1), p.log_softmax(-1).flatten(0, 1), log_target=True, reduction="batchmean"
+    )
+    wanted.backward()
+    assert leaf.grad is not None and found == pytest.approx(wanted.item(), rel=1e-3) and found > 1e-4
+    assert torch.allclose(slope, leaf.grad.flatten(0, 1), rtol=1e-3, atol=1e-3 * float(leaf.grad.abs().max()))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -32,6 +32,13 @@ def fast(exact: bool = False) -> Iterator[None]:
 
 
 @lru_cache(maxsize=1)
+def learning() -> torch.dtype:
+    """In what weights are held that are only learned around: bfloat16 where the processor has instructions for it."""
+    known = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+    return torch.bfloat16 if any(ask is not None and ask() for ask in known) else torch.float32
+
+
+@lru_cache(maxsize=1)
 def _in_full() -> bool:
     """No matrix units that oneDNN would round for."""
     has_units = getattr(torch.cpu, "_is_amx_tile_supported", None)

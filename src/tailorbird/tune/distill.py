@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from tailorbird.anatomy import Model
 from tailorbird.formats import PackedWeight
+from tailorbird.kernels import dense
 from tailorbird.measure.shell import Shell
 from tailorbird.tasks.head import Head, divergence, head_part
 from tailorbird.tasks.language import Reference
 
-# Adam's, falling linearly to nothing; over the first steps it rises.
-RATE, WARM = 3e-3, 10
+# Adam's learning rates of factors and of vectors, falling linearly to nothing; over the first steps they rise.
+FACTORS, VECTORS, WARM = 3e-3, 3e-4, 10
 # Predictions of a window that a step compares, and those of a window held back.
 PREDICTIONS, COMPARED = 64, 128
 # Every so many windows one is held back: passes are compared by it.
@@ -33,7 +34,8 @@ CHUNK = 16_384
 
 
 class Student:
-    """A finished model with all its weights in memory, float32, and what is learned beside them.
+    """A finished model with all its weights in memory (in bfloat16, where the processor multiplies it faster), and what
+    is learned beside them.
 
     Args:
         model: its modules and wiring; of its weights only those that belong to no block are read.
@@ -48,7 +50,7 @@ class Student:
     def __init__(self, model: Model, packed: Mapping[str, PackedWeight], kept: Mapping[str, Tensor]) -> None:
         self.model, self.shell = model, Shell(model)
         inner = [part.name for part in model.parts if part.block is not None]
-        self.weights = {name: packed[name].dequantize() for name in inner}
+        self.weights = {name: packed[name].dequantize().to(dense.learning()) for name in inner}
         self.factors = {name: torch.zeros(len(weight), requires_grad=True) for name, weight in self.weights.items()}
         self.kept = kept
         self.shifts = {n: torch.zeros(t.shape, requires_grad=True) for n, t in kept.items() if t.is_floating_point()}
@@ -94,7 +96,7 @@ class Student:
 
 
 def _product(layer: nn.Module, weight: Tensor, factor: Tensor, x: Tensor) -> Tensor:
-    product = nn.functional.linear(x, weight) * factor.exp()
+    product = nn.functional.linear(x.to(weight.dtype), weight).float() * factor.exp()
     bias: Tensor | None = layer._parameters.get("bias")
     return product if bias is None else product + bias
 
@@ -118,7 +120,9 @@ class Distillation:
         count = len(original.windows)
         self.held = list(range(0, count, HELD_BACK)) if count > 1 else [0]
         self.windows = [i for i in range(count) if i not in self.held] or self.held
-        self.optimizer = torch.optim.Adam(student.learned, lr=RATE, betas=(0.9, 0.95))
+        rates = ((student.factors, FACTORS), (student.shifts, VECTORS))
+        groups = [{"params": [*learned.values()], "lr": rate, "most": rate} for learned, rate in rates if learned]
+        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95))
         self.best = [tensor.detach().clone() for tensor in student.learned]
         self.losses = [self.loss()]
 
@@ -129,7 +133,7 @@ class Distillation:
         for k, place in enumerate(torch.randperm(each, generator=generator).tolist()):
             done = self.turn * each + k
             for group in self.optimizer.param_groups:
-                group["lr"] = RATE * (1 - done / (self.passes * each)) * min(1, (done + 1) / WARM)
+                group["lr"] = group["most"] * (1 - done / (self.passes * each)) * min(1, (done + 1) / WARM)
             self._step(self.windows[place], generator)
             told(done + 1, self.passes * each)
         self.turn += 1
