@@ -26,16 +26,18 @@ class PieceBar(Progress):
         self.task: Any = None
         self.start = time.perf_counter()
         self.done = self.pieces = 0
+        self.stage_now = "compressing"
 
     def begin(self, pieces: int) -> None:
         """Draw the empty bar."""
-        self.pieces = pieces
+        self.pieces, self.done = pieces, 0
         if self.bars:
             self.bars.start()
-            self.task = self.bars.add_task("compressing", total=pieces)
+            self.task = self.bars.add_task(self.stage_now, total=pieces)
 
     def enter(self, stage: str) -> None:
         """Name the stage."""
+        self.stage_now = stage
         if self.bars and self.task is not None:
             self.bars.update(self.task, description=stage)
 

@@ -74,9 +74,11 @@ def _learned(job: Prepared, data: Calibration, fitted: Partial, file: Path, seed
     if file.exists():
         header = read_header(file, error=ArtifactError)
         course.load({name: read_tensor(stored, error=ArtifactError) for name, stored in header.items()})
+    progress.begin(course.passes - course.turn)
     while course.turn < course.passes:
         course.run(progress.within)
         write(file, course.state())
+        progress.advance(f"distilled: divergence {course.losses[0]:.4f} -> {course.losses[-1]:.4f}")
     course.finish()
     return student
 

@@ -127,7 +127,7 @@ class Distillation:
         self.losses = [self.loss()]
 
     def run(self, told: Callable[[int, int], None]) -> None:
-        """One more pass; `told` hears how many steps are done, and of how many."""
+        """One more pass; `told` hears how many of its steps are done, and of how many."""
         generator = self._generator(1 + self.turn)
         each = len(self.windows)
         for k, place in enumerate(torch.randperm(each, generator=generator).tolist()):
@@ -135,7 +135,7 @@ class Distillation:
             for group in self.optimizer.param_groups:
                 group["lr"] = group["most"] * (1 - done / (self.passes * each)) * min(1, (done + 1) / WARM)
             self._step(self.windows[place], generator)
-            told(done + 1, self.passes * each)
+            told(k + 1, each)
         self.turn += 1
         self.losses.append(self.loss())
         if self.losses[-1] <= min(self.losses):
