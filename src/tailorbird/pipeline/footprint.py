@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tailorbird.anatomy import Part
+from tailorbird.kernels import dense
 from tailorbird.measure.states import SPILL_BYTES
 from tailorbird.measure.statistics import SAMPLE
 from tailorbird.method import Method
@@ -57,16 +58,16 @@ def memory_needed(job: Prepared, inner: list[Part], tokens: int, batches: int) -
 
 
 def _learning_memory(job: Prepared, tokens: int, batches: int) -> int:
-    """The whole model as float32, packed, and once more the original's states; what a window leaves behind in every
-    layer; logits of both models."""
+    """The whole model, unpacked and packed, and the original's states; what a window leaves behind in every layer; logits
+    of both models."""
     if not job.method.distill:
         return 0
     inner = [part for part in job.plan.parts if part.block is not None]
     ends = max(part.numel for part in job.plan.parts if part.block is None)
     window = tokens // (BATCH * batches) * sum(sum(part.shape) * part.uses for part in inner)
     logits = 4 * max(distill.PREDICTIONS, distill.COMPARED) * distill.CHUNK
-    held = sum(part.numel for part in inner) + ends + window + logits
-    return int(4 * held + 2 * job.plan.code_bytes + _states(job, inner, tokens))
+    blocks = dense.learning().itemsize * sum(part.numel for part in inner)
+    return blocks + 4 * (ends + window + logits) + 2 * job.plan.code_bytes + _states(job, inner, tokens)
 
 
 def _states(job: Prepared, inner: list[Part], tokens: int) -> int:
