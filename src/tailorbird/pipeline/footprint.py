@@ -58,8 +58,8 @@ def memory_needed(job: Prepared, inner: list[Part], tokens: int, batches: int) -
 
 
 def _learning_memory(job: Prepared, tokens: int, batches: int) -> int:
-    """The whole model, unpacked and packed, and the original's states; what a window leaves behind in every layer; logits
-    of both models."""
+    """The whole model, unpacked and packed, and the original's states; what a window leaves behind in every layer; the
+    logits of both models."""
     if not job.method.distill:
         return 0
     inner = [part for part in job.plan.parts if part.block is not None]
