@@ -10,8 +10,9 @@ import torch
 
 import tailorbird.pipeline.distilled as stage
 from tailorbird.artifact import Artifact
+from tailorbird.artifact.partial import partial_folder
 from tailorbird.artifact.verify import verify
-from tailorbird.errors import UsageError
+from tailorbird.errors import ResourceError, UsageError
 from tailorbird.pipeline import compress, prepare
 from tailorbird.pipeline.estimate import estimate
 from tailorbird.pipeline.quality import evaluate
@@ -70,8 +71,23 @@ def test_killed_after_every_pass(model_of: Any, text: Path, tmp_path: Path, monk
             compress(model_of("llama"), tmp_path / "killed", resume=done > 0, **job)
     monkeypatch.setattr(stage, "write", lambda *_: pytest.fail("all passes were done"))
     resumed = compress(model_of("llama"), tmp_path / "killed", resume=True, **job)
-    assert resumed.artifact.digest == whole.artifact.digest and resumed.facts == resumed.facts
+    assert resumed.artifact.digest == whole.artifact.digest
     assert not (tmp_path / "killed" / "work").exists()
+
+
+@pytest.mark.usefixtures("here")
+def test_an_error_takes_no_fitted_piece_away(
+    model_of: Any, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise ResourceError("the disk is full", hint="make room")
+
+    with monkeypatch.context() as patch, pytest.raises(ResourceError):
+        patch.setattr(stage, "write", full)
+        compress(model_of("llama"), tmp_path / "a", method="rtn", options=ON, data=text, **JOB)
+    assert len(list(partial_folder(tmp_path / "a").rglob("*.safetensors"))) == 3
+    resumed = compress(model_of("llama"), tmp_path / "a", method="rtn", options=ON, data=text, resume=True, **JOB)
+    assert resumed.artifact.manifest.verified
 
 
 @pytest.mark.usefixtures("here")
