@@ -26,14 +26,19 @@ from tailorbird.cli.train import pairs
 from tailorbird.files import read_json, write_json
 from tailorbird.runtime.profile import processor
 from tailorbird.tasks.sequences import store
+from tailorbird.tasks.sequences.baselines import markov
 from tailorbird.tasks.sequences.dataset import Sequences
+from tailorbird.tasks.sequences.metrics import ndcg
+from tailorbird.tasks.sequences.ranking import full_ranking
 from tailorbird.tasks.sequences.sources import SOURCES
+from tailorbird.tasks.sequences.split import Stage
 from tailorbird.zoo.recommenders import RECOMMENDERS, folder
 from tailorbird.zoo.recommenders.run import divide, figures, train_and_test
 
 ROOT = Path(__file__).parent
 RESULTS, WORK = ROOT / "results" / "recommenders.json", ROOT.parent / ".bench" / "recommenders"
 Row = dict[str, Any]
+STAGES: tuple[Stage, ...] = ("validation", "test")
 # By family of data sets, by data set, by model, by both: the later ones win.
 SHAPES: dict[Any, Row] = {
     **{("ml-1m", model): {"length": 200} for model in ("sasrec", "gru4rec", "bert4rec", "tiger")},
@@ -60,10 +65,22 @@ def main() -> None:
     if not options.page:
         for name in options.data:
             data = store.load(next(known for known in SOURCES if known in (name, f"amazon-{name}")))
+            _baseline(data, options.split)
             for model in options.models:
                 for seed in range(options.seeds):
                     _row(data, model, seed, options)
     write_page(ROOT)
+
+
+def _baseline(data: Sequences, name: str) -> None:
+    """What counting what followed the last item reaches on both stages: how much harder one is than the other."""
+    found = read_json(RESULTS) if RESULTS.is_file() else {"rows": []}
+    key = {"data": data.name, "digest": data.digest, "split": name, "model": "markov"}
+    others = [row for row in found.get("baselines", []) if not key.items() <= row.items()]
+    split = divide(data, name)
+    stages = {stage: full_ranking(split, markov(split), stage) for stage in STAGES}
+    reached = {stage: float(ndcg(ranks.ranks, 10).mean()) for stage, ranks in stages.items()}
+    write_json(RESULTS, found | {"baselines": [*others, key | reached]})
 
 
 def _row(data: Sequences, model: str, seed: int, options: argparse.Namespace) -> None:
@@ -73,7 +90,8 @@ def _row(data: Sequences, model: str, seed: int, options: argparse.Namespace) ->
     plain = {"shape": shape, "settings": settings, "threads": options.threads}
     key = {"data": data.name, "digest": data.digest, "split": options.split, "model": model, "seed": seed}
     about = key | {"options": plain}
-    rows = read_json(RESULTS)["rows"] if RESULTS.is_file() else []
+    kept = read_json(RESULTS)
+    rows = kept["rows"]
     if any(about.items() <= row.items() for row in rows):
         return
     print(f"{model} on {data.name}, seed {seed}", flush=True)
@@ -84,7 +102,7 @@ def _row(data: Sequences, model: str, seed: int, options: argparse.Namespace) ->
     found = about | _figures(out, data) | {"date": date.today().isoformat(), "machine": processor()}
     folder.forget(out)
     others = [row for row in rows if not key.items() <= row.items()]
-    write_json(RESULTS, {"rows": [*others, found]})
+    write_json(RESULTS, kept | {"rows": [*others, found]})
     print({name: round(found["test"][name]["mean"], 4) for name in ("ndcg@10", "hr@10")}, flush=True)
 
 
