@@ -23,7 +23,7 @@ NOTES = {
     "ml-1m": (
         "In this copy the next-to-last event of 5,528 of the 6,040 users is missing ([data](sequences.md)): 512",
         "validate, and the others' test histories end one event early. Published figures are of whole histories, and",
-        "above these; the copy's authors (asash/gSASRec-pytorch) have an HR@10 of 0.239 for SASRec, of 0.300 for gSASRec.",
+        "above these; its authors (asash/gSASRec-pytorch) have an HR@10 of 0.239 for SASRec, of 0.300 for gSASRec.",
     )
 }
 
