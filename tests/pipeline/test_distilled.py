@@ -16,6 +16,7 @@ from tailorbird.errors import ResourceError, UsageError
 from tailorbird.pipeline import compress, prepare
 from tailorbird.pipeline.estimate import estimate
 from tailorbird.pipeline.quality import evaluate
+from tailorbird.pipeline.refit import export_refitted
 from tailorbird.plan import Plan
 from tailorbird.tune.distill import Distillation
 
@@ -111,7 +112,16 @@ def test_shared_out_by_losses_and_one_window(model_of: Any, text: Path, tmp_path
     compress(model_of("llama"), tmp_path / "b", **options, **(JOB | {"samples": 1}))
 
 
-def test_refused(model_of: Any, tiny: Any) -> None:
+@pytest.mark.usefixtures("here")
+def test_the_original_is_not_fitted_anew(model_of: Any, text: Path, tmp_path: Path) -> None:
+    """Its norms are no longer those the learned factors belong to."""
+    compress(model_of("llama"), tmp_path / "a", method="rtn", options=ON, data=text, **JOB)
+    with pytest.raises(UsageError, match="is not the original's"):
+        export_refitted(tmp_path / "a", tmp_path / "b", "gguf", original=model_of("llama"), data=text)
+    assert not (tmp_path / "b").exists()
+
+
+def test_refused(model_of: Any) -> None:
     with pytest.raises(UsageError, match="distill=-1"):
         prepare(model_of("llama"), "rtn", "3bits", {"distill": -1})
     with pytest.raises(UsageError, match="can't be distilled"):

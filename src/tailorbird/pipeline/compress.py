@@ -170,7 +170,7 @@ def _fitted(
     def run(job: Prepared, into: Partial) -> dict[str, str]:
         return _run(job, data, into, seed, progress, clock)
 
-    pieces = partial.attempt("fitted") if job.method.distill else partial
+    fitted = partial.attempt("fitted") if job.method.distill else partial
     try:
         # Attempts share one rotation, and are compared with the model as it turned it.
         if job.method.rotate == "learned" and (windows is not None or not _complete(job, partial)):
@@ -178,12 +178,12 @@ def _fitted(
                 torch.manual_seed(0)
                 job = learned(job, data, partial.folder / "work" / "states" / "rotate")
         if windows is None:
-            weights = run(job, pieces)
+            weights = run(job, fitted)
         else:
             table = measured_table(job, windows, partial.facts / "score", seed, progress, clock)
-            job, weights = refined(job, table, windows, pieces, run, refine, seed, progress, clock)
+            job, weights = refined(job, table, windows, fitted, run, refine, seed, progress, clock)
         if job.method.distill:
-            weights = distilled(job, data, pieces, partial, seed, progress, clock)
+            weights = distilled(job, data, fitted, partial, seed, progress, clock)
         return job, weights
     except TailorbirdError:
         partial.abandon()

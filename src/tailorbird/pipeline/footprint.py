@@ -51,13 +51,11 @@ def memory_needed(job: Prepared, inner: list[Part], tokens: int, batches: int) -
     copied = 1 + CLASS * job.by_rows
     ends = max((int(4 * copied * part.numel) + _working(job, part) + grams.get(None, 0) for part in outer), default=0)
     read = words(job) * (TOKENIZER if needs else TOKENIZER_READ)
-    return int(
-        read
-        + max(states + kept + max(block, ends, _scoring_memory(job, inner)), _learning_memory(job, tokens, batches))
-    )
+    fitting = states + kept + max(block, ends, _scoring_memory(job, inner))
+    return int(read + max(fitting, _distilling_memory(job, tokens, batches)))
 
 
-def _learning_memory(job: Prepared, tokens: int, batches: int) -> int:
+def _distilling_memory(job: Prepared, tokens: int, batches: int) -> int:
     """The whole model, unpacked and packed, and the original's states; what a window leaves behind in every layer; the
     logits of both models."""
     if not job.method.distill:
