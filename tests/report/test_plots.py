@@ -56,6 +56,14 @@ def test_points_stand_in_order() -> None:
     assert x1 < x2 and y1 < y2  # more bytes to the right, less perplexity further down
 
 
+def test_points_of_a_curve_are_named_by_the_legend_alone() -> None:
+    root = draw(ROWS, connect=False, curves=["rtn"])
+    shown = texts(root)
+    assert shown.count("3 bits") == 1 and "4.5 bits" not in shown and "rtn" in shown and "Q4_K_M" in shown
+    assert len(root.findall(f".//{SVG}polyline")) == 1
+    assert "rtn, 4.5 bits" in (root.findtext(f"{SVG}desc") or "")
+
+
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, "many", 0.0, -1.0])
 def test_rows_that_have_no_place_are_left_out(value: Any) -> None:
     root = draw([*ROWS, {"bytes": 1e8, "ppl": value, "name": "absent", "by": "rtn"}], log_y=True)

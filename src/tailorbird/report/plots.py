@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -41,6 +41,7 @@ def scatter(
     log_x: bool = False,
     x_unit: Unit = "",
     connect: bool = True,
+    curves: Collection[str] = (),
 ) -> str:
     """One value against another for several series, with every point named.
 
@@ -52,6 +53,7 @@ def scatter(
         log_y, log_x: logarithmic axes.
         x_unit: ``bytes`` writes the ticks of x as kB, MB, GB.
         connect: draw a thin line through the points of a series, in the order of x.
+        curves: series that are connected whatever `connect` says, and whose points only the legend names.
 
     Returns:
         A standalone SVG document, for light and dark surroundings.
@@ -66,9 +68,9 @@ def scatter(
     shown = human_bytes if x_unit == "bytes" else tick_text
     ticks = [(across(tick), shown(tick).replace(".0 ", " ")) for tick in across.ticks(8)]
     marks = [x_axis(frame, ticks, x_title), y_axis(frame, up, y_title, count=7)]
-    threads = _threads(dots, points) if connect else {}
+    threads = {name: line for name, line in _threads(dots, points).items() if connect or name in curves}
     marks += [path(line, f"line s{names.index(name) % 7}") for name, line in threads.items()]
-    marks += _labels(dots, points, list(threads.values()), frame)
+    marks += _labels(dots, points, list(threads.values()), frame, curves)
     for dot, (px, py) in zip(dots, points, strict=True):
         hover = f"{dot.label} ({dot.series}): {x_title} {shown(dot.x)}, {y_title} {figure(dot.y, 4)}"
         marks.append(marker(px, py, names.index(dot.series), size=5.0, hover=hover))
@@ -89,19 +91,22 @@ def _threads(dots: list[_Dot], points: list[Point]) -> dict[str, list[Point]]:
     return {name: line for name, line in lines.items() if len(line) > 1}
 
 
-def _labels(dots: list[_Dot], points: list[Point], threads: list[list[Point]], frame: Frame) -> list[str]:
+def _labels(
+    dots: list[_Dot], points: list[Point], threads: list[list[Point]], frame: Frame, curves: Collection[str]
+) -> list[str]:
     pieces = [pair for line in threads for pair in itertools.pairwise(line)]
-    boxes = place(points, [dot.label for dot in dots], pieces, frame)
-    return [_named(dot, point, box) for dot, point, box in zip(dots, points, boxes, strict=True)]
+    names = ["" if dot.series in curves else dot.label for dot in dots]
+    boxes = place(points, names, pieces, frame)
+    return [_named(*one) for one in zip(names, points, boxes, strict=True) if one[0]]
 
 
-def _named(dot: _Dot, point: Point, box: Box) -> str:
+def _named(name: str, point: Point, box: Box) -> str:
     """The name in its box, and a line to its point if that is not next to it."""
     x, y = min(max(point[0], box.left), box.right), min(max(point[1], box.top), box.bottom)
     far = max(abs(x - point[0]), abs(y - point[1])) > 13
     lead = rule(point[0], point[1], x, y, "lead faint") if far else ""
     middle = (box.left + box.right) / 2
-    return lead + label(middle, box.bottom - 3, dot.label, anchor="middle", class_="halo")
+    return lead + label(middle, box.bottom - 3, name, anchor="middle", class_="halo")
 
 
 def _description(dots: list[_Dot], shown: Any) -> str:
