@@ -27,7 +27,7 @@ def write_page(root: Path) -> None:
 
 
 def _picture(ours: Row, peers: Sequence[Row]) -> str:
-    """Our methods as curves, other libraries' types as points. What is far off, and rows=false, is in the table only."""
+    """Our methods as curves, others as points. What is far off, and rows=false, is in the table only."""
     shown = [row for row in ours["rows"] if row["seed"] == 0 and "rows=false" not in row["method"]]
     points = [_point(row["method"], row["budget"], row) for row in shown]
     for peer in (peer for peer in peers if peer["type"] != "original"):
