@@ -147,7 +147,7 @@ def _ours(rows: Sequence[Row], original: float) -> str:
         lines.append(
             f"| {row['budget']} | {row['method']} | {row['bits']:.3f} | {row['weight_bytes'] / 1e6:.1f} | "
             f"{row['bytes'] / 1e6:.1f} | {_number(mean(same))} | {spread} | {_worse(mean(same), original)} | "
-            f"{row['seconds'] / 60:.1f}{_threads(row)} | {_memory(row)} |"
+            f"{row['seconds'] / 60:.1f}{_circumstances(row)} | {_memory(row)} |"
         )
     return "\n".join(lines)
 
@@ -211,8 +211,10 @@ def _peers(rows: Sequence[Row], original: float) -> str:
     return "\n".join(lines)
 
 
-def _threads(row: Row) -> str:
-    return " (one thread)" if row.get("threads") == 1 else ""
+def _circumstances(row: Row) -> str:
+    """What a row's minutes must be read with."""
+    said = [*(["one thread"] if row.get("threads") == 1 else []), *([row["note"]] if "note" in row else [])]
+    return f" ({', '.join(said)})" if said else ""
 
 
 def _memory(row: Row) -> str:
