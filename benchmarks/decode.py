@@ -38,8 +38,9 @@ RESULTS = ROOT / "results"
 KEPT = ROOT.parent / ".bench" / "speed"
 PEERS = ROOT.parent / ".bench" / "peers-venv" / "bin" / "python"
 MODEL = "demo:gemma-270m"
-METHODS = ("trellis", "gptq")
-BUDGETS = ("4bits", "3bits", "2.5bits", "2bits")
+# Recipe and budget: trellis codes, and plain planes.
+MODELS = ("trellis 4bits", "trellis 3bits", "trellis distill=2 2.75bits", "trellis distill=2 2.5bits",
+          "trellis distill=2 2bits", "gptq 4bits", "gptq 3bits", "gptq 2bits")  # fmt: skip
 TEMPERATURE, DRAWN = 0.8, "outside_products where tokens are drawn"
 RATES = ("decode_tokens_per_s", "prefill_tokens_per_s", "read_bytes_per_s", "wall_tokens_per_s", "of_wall",
          "outside_products", DRAWN)  # fmt: skip
@@ -50,14 +51,13 @@ Row = dict[str, Any]
 def main() -> None:
     """Make what is missing, measure everything, write table and rows."""
     options = _options()
-    wanted = [(method, budget) for method in options.methods for budget in options.budgets]
-    folders = [_artifact(method, budget) for method, budget in wanted]
+    folders = {name: _artifact(*name.rsplit(" ", 1)) for name in options.models}
     native.set_threads(options.threads)
     torch.set_num_threads(options.threads)
     kept: list[tuple[list[Row], list[Row]]] = []
     for number in range(1, options.rounds + 1):
         print(f"round {number} of {options.rounds}", file=sys.stderr, flush=True)
-        ours = [_ours(folder, budget) for folder, (_, budget) in zip(folders, wanted, strict=True)]
+        ours = [_ours(folder, name) for name, folder in folders.items()]
         kept.append((ours, _peers(options.threads)))
     rows, peers = (_together(list(rounds)) for rounds in zip(*kept, strict=True))
     document = {
@@ -81,20 +81,21 @@ def _together(rounds: list[list[Row]]) -> list[Row]:
     ]
 
 
-def _artifact(method: str, budget: str) -> Path:
-    folder = KEPT / f"{method}-{budget}"
+def _artifact(recipe: str, budget: str) -> Path:
+    folder = KEPT / f"{recipe.replace(' ', '-')}-{budget}"
     if not (folder / "job.json").exists() or not Artifact.open(folder).manifest.verified:
-        print(f"compressing with {method} to {budget}", file=sys.stderr, flush=True)
+        print(f"compressing with {recipe} to {budget}", file=sys.stderr, flush=True)
         KEPT.mkdir(parents=True, exist_ok=True)
-        tailorbird.compress(MODEL, folder, method=method, budget=budget, resume=folder.exists())
+        method, *settings = recipe.split()
+        named = dict(setting.split("=", 1) for setting in settings)
+        tailorbird.compress(MODEL, folder, method=method, budget=budget, options=named, resume=folder.exists())
     return folder
 
 
-def _ours(folder: Path, budget: str) -> Row:
+def _ours(folder: Path, name: str) -> Row:
     artifact = Artifact.open(folder)
     model = load(folder)
     found, drawn = bench(model), bench(model, prefill_tokens=1, temperature=TEMPERATURE)
-    name = f"{artifact.plan.method} {budget}"
     print(f"{name}: {found.decode_tokens_per_s:.1f} {found.prefill_tokens_per_s:.1f}", file=sys.stderr, flush=True)
     facts = {"name": name, "bits": artifact.bits, "bytes": artifact.nbytes, "perplexity": _perplexity(folder)}
     return facts | found.to_json() | {DRAWN: drawn.outside_products}
@@ -208,8 +209,7 @@ def _number(value: float | None) -> str:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), help="trellis codes, and plain planes")
-    parser.add_argument("--budgets", nargs="+", default=list(BUDGETS))
+    parser.add_argument("--models", nargs="+", default=list(MODELS), metavar="RECIPE BUDGET")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     return parser.parse_args()

@@ -31,11 +31,12 @@ struct Loops : Groups<V> {
 
   // --- few rows: weights straight from memory into the multiplication ---
 
-  // Where `V` expands two steps at once, a byte holds a code of each: sums of the second are 2**B times as large.
+  // Where `V` expands T steps at once, a byte holds a code of each: sums of step t are 2**(B * t) times as large.
+  // Several rows leave no registers for sums of four.
   template <int B, int M>
   static inline void dots(const uint8_t* p, size_t steps, const int8_t* const* x, I* out) {
-    constexpr int kTogether = V::template kTogether<B>;
-    constexpr int kChains = M == 1 ? 4 : M <= 3 ? 2 : kTogether;  // additions that do not wait for each other
+    constexpr int T = M == 1 || V::template kTogether<B> < 2 ? V::template kTogether<B> : 2;
+    constexpr int kChains = M == 1 ? 4 : M <= 3 ? 2 : T;  // additions that do not wait for each other
     constexpr int kUnroll = 4;
     I sum[M][kChains];
     for (int m = 0; m < M; ++m)
@@ -44,14 +45,14 @@ struct Loops : Groups<V> {
     for (; s + kUnroll <= steps; s += kUnroll, p += kUnroll * 8 * B) {
       for (int line = 0; line < (kUnroll * 8 * B + 63) / 64; ++line) V::prefetch(p + kAhead + 64 * line);
 #pragma GCC unroll 4
-      for (int u = 0; u < kUnroll; u += kTogether) {
-        Codes codes[kTogether];
-        if constexpr (kTogether == 2)
-          V::template expand_two<B>(p + u * 8 * B, codes);
+      for (int u = 0; u < kUnroll; u += T) {
+        Codes codes[T];
+        if constexpr (T > 1)
+          V::template expand_many<B, T>(p + u * 8 * B, codes);
         else
           codes[0] = V::template expand<B>(p + u * 8 * B);
-#pragma GCC unroll 2
-        for (int t = 0; t < kTogether; ++t)
+#pragma GCC unroll 4
+        for (int t = 0; t < T; ++t)
 #pragma GCC unroll 8
           for (int m = 0; m < M; ++m)
             sum[m][(u + t) % kChains] =
@@ -63,25 +64,24 @@ struct Loops : Groups<V> {
       for (int m = 0; m < M; ++m) sum[m][0] = V::template dot<B>(sum[m][0], codes, x[m] + kColumns * s);
     }
     for (int m = 0; m < M; ++m) {
-      for (int c = kTogether; c < kChains; ++c) sum[m][c % kTogether] = V::iadd(sum[m][c % kTogether], sum[m][c]);
-      out[m] = sum[m][0];
-      if constexpr (kTogether == 2) out[m] = V::iadd(out[m], V::template shift_right<B>(sum[m][1]));
+      for (int c = T; c < kChains; ++c) sum[m][c % T] = V::iadd(sum[m][c % T], sum[m][c]);
+      out[m] = sum[m][T - 1];
+      if constexpr (T > 1)
+        for (int t = T - 2; t >= 0; --t) out[m] = V::iadd(V::template shift_right<B>(out[m]), sum[m][t]);
     }
   }
 
-  // The kind of run that compressed weights mostly are. Where the compiler knows it, nothing is asked at every group.
-  template <int B>
-  static bool usual(const Run& run) {
-    return run.scale == Scale::byte && run.offset == (B == 1 ? Offset::none : Offset::integer);
-  }
+  // Offsets of runs as compressed weights mostly have them, with scales of a byte. Where the compiler knows them,
+  // nothing is asked at every group.
+  enum class Known { nothing, none, integer };
 
-  template <int B, int M, bool Usual>
+  template <int B, int M, Known K>
   static void few_run(const Layout& m, const Run& stored, const uint8_t* p, const View& x, F* total) {
     Run run = stored;
     run.bits = B;
-    if constexpr (Usual) {
+    if constexpr (K != Known::nothing) {
       run.scale = Scale::byte;
-      run.offset = B == 1 ? Offset::none : Offset::integer;
+      run.offset = K == Known::none ? Offset::none : Offset::integer;
     }
     const uint8_t* units = p;
     p += unit_bytes(run);
@@ -117,9 +117,13 @@ struct Loops : Groups<V> {
 
   template <int B, int M>
   static void few_run_of(const Layout& m, const Run& run, const uint8_t* p, const View& x, F* total) {
-    if constexpr (M == 1)
-      if (usual<B>(run)) return few_run<B, M, true>(m, run, p, x, total);
-    few_run<B, M, false>(m, run, p, x, total);
+    if constexpr (M == 1) {
+      if (run.scale == Scale::byte && run.offset == Offset::none)
+        return few_run<B, M, Known::none>(m, run, p, x, total);
+      if (run.scale == Scale::byte && run.offset == Offset::integer)
+        return few_run<B, M, Known::integer>(m, run, p, x, total);
+    }
+    few_run<B, M, Known::nothing>(m, run, p, x, total);
   }
 
   template <int M>

@@ -33,12 +33,12 @@ struct Avx512 {
   static inline void store_int(int32_t* p, I a) { _mm512_store_si512(p, a); }
   static inline void store(float* p, F a) { _mm512_storeu_ps(p, a); }
 
-  // Steps that `dots` expands at once: with up to 4 bits two codes fit into a byte.
+  // Steps that `dots` expands at once: as many codes as fit into a byte, four at most.
   template <int B>
-  static constexpr int kTogether = B <= 4 ? 2 : 1;
+  static constexpr int kTogether = B <= 2 ? 4 : B <= 4 ? 2 : 1;
 
   // Byte 7 - i of qword q is plane i of 8 codes, where the affine product wants row 7 - i: byte q * B + i of a step;
-  // the planes of a second step, 8 * B bytes on, follow those of the first.
+  // the planes of the next step, 8 * B bytes on, follow those of the first.
   template <int B, int T>
   struct Spread {
     alignas(64) uint8_t index[64];
@@ -70,11 +70,12 @@ struct Avx512 {
     const __m512i units = _mm512_set1_epi64(static_cast<int64_t>(0x8040201008040201ull));
     return _mm512_gf2p8affine_epi64_epi8(units, planes, 0);
   }
-  template <int B>
-  static inline void expand_two(const uint8_t* p, Codes* codes) {
-    const Codes both = expand<B, 2>(p);
-    codes[0] = _mm512_and_si512(both, _mm512_set1_epi8((1 << B) - 1));
-    codes[1] = _mm512_and_si512(both, _mm512_set1_epi8(static_cast<char>(((1 << B) - 1) << B)));
+  // Codes of step t are 2**(B * t) times as large.
+  template <int B, int T>
+  static inline void expand_many(const uint8_t* p, Codes* codes) {
+    const Codes all = expand<B, T>(p);
+    for (int t = 0; t < T; ++t)
+      codes[t] = _mm512_and_si512(all, _mm512_set1_epi8(static_cast<char>(((1 << B) - 1) << (B * t))));
   }
   template <int N>
   static inline I shift_right(I a) { return _mm512_srai_epi32(a, N); }
