@@ -74,6 +74,9 @@ def test_killed_after_every_pass(model_of: Any, text: Path, tmp_path: Path, monk
     resumed = compress(model_of("llama"), tmp_path / "killed", resume=True, **job)
     assert resumed.artifact.digest == whole.artifact.digest
     assert not (tmp_path / "killed" / "work").exists()
+    assert len(whole.divergence) == 1 + ON["distill"] and whole.divergence == resumed.divergence
+    assert min(whole.divergence) < whole.divergence[0]
+    assert compress(model_of("llama"), tmp_path / "whole", resume=True, **job).divergence == whole.divergence
 
 
 @pytest.mark.usefixtures("here")

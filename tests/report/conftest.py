@@ -88,6 +88,7 @@ def make_report(blocks: int = 18) -> dict[str, Any]:
         "artifact": {"bytes": size, "bits": 8 * size / weights, "files": files},
         "parts": parts,
         "kept_bytes": 111_872,
+        "divergence": [0.4121, 0.3307, None, 0.3355],
         "quality": {
             "text": "WikiText-2 raw test",
             "window": 1024,

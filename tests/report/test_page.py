@@ -85,6 +85,14 @@ def test_every_number_is_there(report: dict[str, Any]) -> None:
         assert part["name"] in text
 
 
+def test_passes_of_distillation(report: dict[str, Any]) -> None:
+    shown = words(render(report))
+    assert "as fitted 0.4121" in shown and "pass 1 0.3307 kept" in shown and "pass 3 0.3355" in shown
+    assert shown.count("kept") == words(render(report | {"divergence": []})).count("kept") + 1
+    assert "Distillation" in words(render(report | {"quality": None}))
+    assert "Distillation" not in words(render(report | {"divergence": []}))
+
+
 def test_exact_bytes_stand_in_titles(report: dict[str, Any]) -> None:
     page = render(report)
     for part in report["parts"]:

@@ -28,6 +28,7 @@ from tailorbird.formats.safetensors_write import write
 
 JOB = "job.json"
 TIMED = "milliseconds.json"
+LEARNED = "divergence.json"
 
 
 class Partial:
@@ -67,9 +68,18 @@ class Partial:
     @property
     def milliseconds(self) -> float | None:
         """Of one decoded token by the finished weights; None where nobody measured it."""
-        note = self.facts / TIMED
-        found = read_json(note) if note.exists() else read_json(self.folder / JOB).get("milliseconds")
+        found = self._noted(TIMED)
         return None if found is None else float(found)
+
+    @property
+    def divergence(self) -> list[float]:
+        """From the original, before the finished model learned from it and after every pass; none where it did not."""
+        return [float(found) for found in self._noted(LEARNED) or ()]
+
+    def _noted(self, name: str) -> Any:
+        """What a stage has left in a file of its own, or `close` has gathered; None where there was no such stage."""
+        note = self.facts / name
+        return read_json(note) if note.exists() else read_json(self.folder / JOB).get(Path(name).stem)
 
     def attempt(self, name: str) -> Partial:
         """Room of its own for the pieces of one attempt at the job; `adopt` takes the best one over."""
@@ -144,7 +154,8 @@ class Partial:
         """The artifact is verified: gather the facts in job.json and remove what only an unfinished job needs."""
         if self.facts.exists():
             facts = {piece.file: self.facts_of(piece) for piece in pieces}
-            write_json(self.folder / JOB, {"job": self.job, "facts": facts, "milliseconds": self.milliseconds})
+            notes = {"milliseconds": self.milliseconds, "divergence": self.divergence}
+            write_json(self.folder / JOB, {"job": self.job, "facts": facts} | notes)
             shutil.rmtree(self.facts)
 
     def abandon(self) -> None:

@@ -44,12 +44,15 @@ class Result:
         facts: by part name: error, seconds, bytes.
         seconds: by stage.
         milliseconds: of one decoded token, where the budget names some; of the formats that were fitted, on its device.
+        divergence: from the original, of predictions held back, in nats: before the finished model learned from it and
+            after every pass.
     """
 
     artifact: Artifact
     facts: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
     seconds: dict[str, float] = field(default_factory=dict)
     milliseconds: float | None = None
+    divergence: list[float] = field(default_factory=list)
 
 
 @dense.fast()
@@ -122,7 +125,7 @@ def _closed(job: Prepared, partial: Partial, clock: dict[str, float]) -> Result:
     artifact = Artifact.open(partial.out, digests=False)
     took = partial.milliseconds
     job.check(artifact.nbytes, artifact.bits, "the artifact takes", took)
-    return Result(artifact, facts, clock, took)
+    return Result(artifact, facts, clock, took, partial.divergence)
 
 
 def _identity(

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from tailorbird.artifact.layout import Segment
 from tailorbird.artifact.manifest import weight_digest
-from tailorbird.artifact.partial import TIMED, Partial
+from tailorbird.artifact.partial import LEARNED, TIMED, Partial
 from tailorbird.errors import ArtifactError
+from tailorbird.files import write_json
 from tailorbird.formats import PackedWeight
 from tailorbird.formats.safetensors_header import read_header, read_tensor
 from tailorbird.formats.safetensors_write import write
@@ -79,6 +80,7 @@ def _learned(job: Prepared, data: Calibration, fitted: Partial, file: Path, seed
         course.run(progress.within)
         write(file, course.state())
         progress.advance(f"distilled: divergence {course.losses[0]:.4f} -> {course.losses[-1]:.4f}")
+    write_json(file.with_name(LEARNED), course.losses)
     course.finish()
     return student
 

@@ -26,7 +26,24 @@ def quality(report: Report) -> str:
         ["measure", "original", "compressed", "change"],
         lines,
     )
-    return page_section("Quality", "quality", note(_how(data)), shown) if shown else ""
+    told = [note(_how(data)), shown] if shown else []
+    told += [learned] if (learned := _learned(report)) else []
+    return page_section("Quality", "quality", *told) if told else ""
+
+
+def _learned(report: Report) -> str:
+    """How near the original the finished model came while it learned from it, pass by pass."""
+    values = report.get("divergence")
+    found = [number(value) for value in values] if isinstance(values, list) else []
+    if len(found) < 2:
+        return ""
+    known = {k: value for k, value in enumerate(found) if value is not None}
+    kept = min(known, key=lambda k: (known[k], -k), default=None)
+    lines = [
+        [f"pass {k}" if k else "as fitted", figure(known[k], 4) if k in known else MISSING, "kept" if k == kept else ""]
+        for k in range(len(found))
+    ]
+    return table("Distillation: KL divergence of held-back predictions, nats", ["after", "divergence", ""], lines)
 
 
 def _row(key: str, old: float | None, new: float | None) -> list[str]:
