@@ -32,14 +32,14 @@ def relative(found: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> floa
 
 
 def quantized(x: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Activations as `int8` reads them: 127 steps to the largest magnitude of a group. Of a wide group, whose largest
-    magnitude is above 4 times the row's root mean square, the rest as well, in 254 steps to each of these."""
+    """Activations as `int8` reads them: 127 steps to the largest magnitude of a group. In a wide group, whose largest
+    magnitude is above 3.5 times the row's root mean square, 127 steps to that many times it, and 255 * 127 at most."""
     grouped = x.view(x.shape[0], -1, group_size)
     largest = grouped.abs().amax(2, keepdim=True)
-    exact = grouped * torch.where(largest > 0, 127 / largest, 0.0)
-    wide = largest > 4 * x.square().mean(1).sqrt()[:, None, None]
-    rest = ((exact - exact.round()) * 254).round() / 254
-    return ((exact.round() + torch.where(wide, rest, 0.0)) * (largest / 127)).view_as(x)
+    bound = 3.5 * x.square().mean(1).sqrt()[:, None, None]
+    reach = torch.where(largest > bound, torch.maximum(bound, largest / 256), largest)
+    exact = grouped * torch.where(largest > 0, 127 / reach, 0.0)
+    return (exact.round() * (reach / 127)).view_as(x)
 
 
 @settings(max_examples=150)

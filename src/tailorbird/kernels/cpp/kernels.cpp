@@ -87,6 +87,7 @@ View view(const Inputs& in) {
           in.groups,
           {in.int8.codes.data(), in.int8.scales.data(), in.int8.sums.data()},
           {in.rest.codes.data(), in.rest.scales.data(), in.rest.sums.data()},
+          in.stretches.data(),
           {in.values.data(), in.totals.data()}};
 }
 
@@ -187,6 +188,7 @@ void reserve(const Matrix& matrix, size_t n, Activations mode, Inputs& in) {
     room(terms->scales, n * in.groups);
     room(terms->sums, n * in.groups);
   }
+  room(in.stretches, n * in.groups);
 }
 
 void prepare(const Matrix& matrix, const float* x, size_t x_stride, size_t begin, size_t end, Activations mode,
@@ -212,7 +214,8 @@ void prepare(const Matrix& matrix, const float* x, size_t x_stride, size_t begin
     const auto row_of = [&](Inputs::Terms& to) {
       return Rounded{to.codes.data() + i * in.stride, to.scales.data() + i * m.groups, to.sums.data() + i * m.groups};
     };
-    current().load()->quantize(row, m.group_size, m.groups, row_of(in.int8), row_of(in.rest));
+    const Rows8 to{row_of(in.int8), row_of(in.rest), in.stretches.data() + i * m.groups};
+    current().load()->quantize(row, m.group_size, m.groups, to);
   }
 }
 

@@ -98,6 +98,7 @@ struct Inputs {
   };
   size_t rows = 0, stride = 0, groups = 0;  // stride: columns of a padded row
   Terms int8, rest;
+  std::vector<Stretch> stretches;
   std::vector<float> values, totals;
 };
 

@@ -59,6 +59,11 @@ static inline size_t group_bytes(const Run& run, size_t steps) {
   return scale_bytes(run) + offset_bytes(run) + steps * 8 * static_cast<size_t>(run.bits);
 }
 
+// Steps of a group.
+struct Stretch {
+  int32_t begin, end;
+};
+
 // Activations as the kernels read them: columns in stored order, every group padded to whole steps.
 // With 8 bits a value is code * scale, and in wide groups, those whose rest has a scale, plus the rest's code * scale.
 struct Activations8 {
@@ -73,6 +78,7 @@ struct Activations32 {
 struct View {
   size_t rows, stride, groups;
   Activations8 int8, rest;
+  const Stretch* stretches;  // (rows, groups): outside them the rest of a wide group is zero
   Activations32 fp32;
 };
 
@@ -82,12 +88,16 @@ struct Rounded {
   float* scales;
   int32_t* sums;
 };
+struct Rows8 {
+  Rounded main, rest;
+  Stretch* stretches;
+};
 
 // One compiled set of kernels.
 struct Variant {
   const char* name;
   // One row of `groups` groups of values: padded codes, and a scale and a sum a group.
-  void (*quantize)(const float* x, size_t group_size, size_t groups, Rounded main, Rounded rest);
+  void (*quantize)(const float* x, size_t group_size, size_t groups, Rows8 to);
   // Tiles begin .. end times all rows of the activations. `few`: at most 8 rows.
   void (*few)(const Layout&, const View&, size_t begin, size_t end, float* out, size_t stride);
   void (*many)(const Layout&, const View&, size_t begin, size_t end, float* out, size_t stride, void* scratch);

@@ -71,6 +71,16 @@ struct Loops : Groups<V> {
     }
   }
 
+  // The second digits of a wide group, which stand in a few of its steps.
+  template <int B>
+  __attribute__((noinline)) static I second(const uint8_t* p, Stretch s, const int8_t* x) {
+    I sum = V::izero();
+    p += static_cast<size_t>(s.begin) * 8 * B;
+    for (int32_t at = s.begin; at < s.end; ++at, p += 8 * B)
+      sum = V::template dot<B>(sum, V::template expand<B>(p), x + kColumns * at);
+    return sum;
+  }
+
   // Offsets of runs as compressed weights mostly have them, with scales of a byte. Where the compiler knows them,
   // nothing is asked at every group.
   enum class Known { nothing, none, integer };
@@ -90,24 +100,17 @@ struct Loops : Groups<V> {
     for (int i = 0; i < M; ++i) sum[i] = low[i] = V::fset(0);
     for (size_t k = 0; k < run.count; ++k, p += head + body) {
       const size_t g = run.groups[k];
-      const int8_t* rows[2 * M];
-      bool wide = false;
-      for (int i = 0; i < M; ++i) {
-        rows[i] = x.int8.codes + i * x.stride + g * width;
-        rows[M + i] = x.rest.codes + i * x.stride + g * width;
-        wide |= x.rest.scales[i * x.groups + g] != 0;
-      }
+      const int8_t* rows[M];
+      for (int i = 0; i < M; ++i) rows[i] = x.int8.codes + i * x.stride + g * width;
       const Header h = header(run, p);
-      I t[2 * M];
-      if (!wide)
-        dots<B, M>(p + head, m.steps, rows, t);
-      else if constexpr (8 * M <= V::kRegisters)
-        dots<B, 2 * M>(p + head, m.steps, rows, t);
-      else
-        dots<B, M>(p + head, m.steps, rows, t), dots<B, M>(p + head, m.steps, rows + M, t + M);
+      I t[M];
+      dots<B, M>(p + head, m.steps, rows, t);
       for (int i = 0; i < M; ++i) {
-        add(run, h, t[i], x.int8, i * x.groups + g, sum[i], low[i]);
-        if (x.rest.scales[i * x.groups + g] != 0) add(run, h, t[M + i], x.rest, i * x.groups + g, sum[i], low[i]);
+        const size_t at = i * x.groups + g;
+        add(run, h, t[i], x.int8, at, sum[i], low[i]);
+        if (x.rest.scales[at] == 0) continue;
+        const Stretch s = x.stretches[at];
+        add(run, h, second<B>(p + head, s, x.rest.codes + i * x.stride + g * width), x.rest, at, sum[i], low[i]);
       }
     }
     for (int i = 0; i < M; ++i) total[i] = fold(run, units, total[i], sum[i], low[i]);
@@ -212,6 +215,7 @@ struct Loops : Groups<V> {
     x.rows -= row;
     x.int8 = terms_from(x.int8, row * x.stride, row * x.groups);
     x.rest = terms_from(x.rest, row * x.stride, row * x.groups);
+    x.stretches += row * x.groups;
     x.fp32.values += row * x.stride;
     x.fp32.sums += row * x.groups;
     return x;
@@ -297,7 +301,7 @@ struct Loops : Groups<V> {
     }
   }
 
-  // The rests of those of M rows whose group is wide, some at a time.
+  // The second digits of those of M rows whose group is wide, some rows at a time.
   template <int T, int M, int B>
   static inline void rests(const Layout& m, const Run& run, size_t g, const Header* headers, const uint8_t* codes,
                            size_t codes_stride, const View& x, float* sums) {
@@ -308,8 +312,14 @@ struct Loops : Groups<V> {
     for (size_t i = count; i < count + kSome; ++i) wide[i] = 0;  // taken along, and not used
     for (size_t at = 0; at < count; at += kSome) {
       const size_t* rows = wide + at;
+      Stretch s = x.stretches[rows[0] * x.groups + g];
+      for (size_t i = 1; i < kSome && at + i < count; ++i) {
+        const Stretch other = x.stretches[rows[i] * x.groups + g];
+        s = {other.begin < s.begin ? other.begin : s.begin, other.end > s.end ? other.end : s.end};
+      }
       alignas(64) int32_t found[kSome][T][kLane];
-      sums_of<T, kSome, B>(m.steps, codes, codes_stride, x.rest.codes + g * m.steps * kColumns,
+      sums_of<T, kSome, B>(s.end - s.begin, codes + s.begin * 64, codes_stride,
+                           x.rest.codes + (g * m.steps + s.begin) * kColumns,
                            [&](int i) { return rows[i] * x.stride; }, found);
       for (size_t i = 0; i < kSome && at + i < count; ++i)
         keep<T>(run, headers, found[i], x.rest, rows[i] * x.groups + g, sums + rows[i] * T * 2 * kLane);

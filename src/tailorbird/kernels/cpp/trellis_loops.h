@@ -93,6 +93,17 @@ struct TrellisLoops {
     }
   }
 
+  // The second digits of a wide group, which stand in a few of its units.
+  __attribute__((noinline)) static I second(const Layout& m, size_t g, const uint8_t* p, Stretch s, const int8_t* x) {
+    const size_t first = s.begin / kSteps, units = (s.end + kSteps - 1) / kSteps - first;
+    const int8_t* row = x + first * kUnit;
+    I sum;
+    choose(m.trellis->halves[g], [&]<int H>() {
+      dots<H, 1>(p + first * kRows * H, units * kSteps, table(m, g), &row, &sum);
+    });
+    return sum;
+  }
+
   // Mostly scales are bytes. Where the compiler knows it, nothing is asked at every group.
   template <int M, bool Usual>
   static void few_tiles_of(const Layout& m, const View& x, size_t begin, size_t end, float* out, size_t stride) {
@@ -106,27 +117,17 @@ struct TrellisLoops {
       F sum[M], low = V::fset(0);
       for (int i = 0; i < M; ++i) sum[i] = V::fset(0);
       for (size_t g = 0; g < m.groups; at.next(m, g), ++g) {
-        const int8_t* rows[2 * M];
-        bool wide = false;
-        for (int i = 0; i < M; ++i) {
-          rows[i] = x.int8.codes + i * x.stride + g * width;
-          rows[M + i] = x.rest.codes + i * x.stride + g * width;
-          wide |= x.rest.scales[i * x.groups + g] != 0;
-        }
+        const int8_t* rows[M];
+        for (int i = 0; i < M; ++i) rows[i] = x.int8.codes + i * x.stride + g * width;
         const Header h = L::header(run, at.heads);
-        I t[2 * M];
-        choose(m.trellis->halves[g], [&]<int H>() {
-          if (!wide)
-            dots<H, M>(at.strings, m.steps, table(m, g), rows, t);
-          else if constexpr (8 * M <= V::kRegisters)
-            dots<H, 2 * M>(at.strings, m.steps, table(m, g), rows, t);
-          else
-            dots<H, M>(at.strings, m.steps, table(m, g), rows, t),
-                dots<H, M>(at.strings, m.steps, table(m, g), rows + M, t + M);
-        });
+        I t[M];
+        choose(m.trellis->halves[g], [&]<int H>() { dots<H, M>(at.strings, m.steps, table(m, g), rows, t); });
         for (int i = 0; i < M; ++i) {
-          L::add(run, h, t[i], x.int8, i * x.groups + g, sum[i], low);
-          if (x.rest.scales[i * x.groups + g] != 0) L::add(run, h, t[M + i], x.rest, i * x.groups + g, sum[i], low);
+          const size_t place = i * x.groups + g;
+          L::add(run, h, t[i], x.int8, place, sum[i], low);
+          if (x.rest.scales[place] == 0) continue;
+          const int8_t* codes = x.rest.codes + i * x.stride + g * width;
+          L::add(run, h, second(m, g, at.strings, x.stretches[place], codes), x.rest, place, sum[i], low);
         }
       }
       for (int i = 0; i < M; ++i)
