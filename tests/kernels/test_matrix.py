@@ -33,7 +33,7 @@ def relative(found: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> floa
 
 def quantized(x: torch.Tensor, group_size: int) -> torch.Tensor:
     """Activations as `int8` reads them: 127 steps to the largest magnitude of a group. In a wide group, whose largest
-    magnitude is above 3.5 times the row's root mean square, 127 steps to that many times it, and 255 * 127 at most."""
+    magnitude is above 3.5 times the row's root mean square, 127 steps to that bound, or to a 256th of the largest."""
     grouped = x.view(x.shape[0], -1, group_size)
     largest = grouped.abs().amax(2, keepdim=True)
     bound = 3.5 * x.square().mean(1).sqrt()[:, None, None]
