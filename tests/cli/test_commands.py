@@ -12,8 +12,11 @@ import pytest
 
 import tailorbird
 from tailorbird.cli import preflight
+from tailorbird.cli.tables import parts_table
 from tailorbird.errors import DataError
 from tailorbird.files import read_json
+from tailorbird.formats import LevelSpec, PlaneSpec, RowSpec, SumSpec, Term, TrellisSpec
+from tailorbird.methods import methods
 from tailorbird.runtime import profile
 
 
@@ -141,6 +144,26 @@ def test_inspect(call: Any, artifact: Path) -> None:
     assert set(found["parts"][0]) >= {"name", "shape", "role", "format", "bits", "bytes"}
     assert set(found["files"]) | {"manifest.json"} == set(loaded(artifact))
     assert opened.digest in call("inspect", artifact).out
+
+
+@pytest.mark.parametrize("method", sorted(methods()))
+def test_plans_of_every_method_are_shown(call: Any, tiny: Path, method: str) -> None:
+    budget = "3bits" if method == "trellis" else "5bits"
+    assert "embedding" in call("compress", tiny, "--method", method, "--budget", budget, "--dry-run").out
+
+
+def test_bits_of_every_format_are_shown() -> None:
+    trellis, planes = TrellisSpec((3, 5), 32), PlaneSpec.uniform(3, 64, 32, "integer")
+    forms = {
+        "1.5": TrellisSpec.uniform(3, 64, 32),
+        "2.00 (1.5-2.5)": trellis,
+        "2.00 (1.5-2.5): 25%, 3: 75%": RowSpec((2, 6), (trellis, planes)),
+        "3+4": SumSpec((Term.whole(planes), Term.whole(PlaneSpec.uniform(4, 64, 32, "integer")))),
+        "4": LevelSpec(4, 2, 32),
+    }
+    part = {"name": "w", "role": "mlp", "shape": [8, 64], "bytes": 1, "bits": 1.0}
+    shown = parts_table(part | {"format": form.to_json()} for form in forms.values())
+    assert list(shown.columns[3].cells) == list(forms)
 
 
 def test_verify(call: Any, artifact: Path, tmp_path: Path) -> None:

@@ -156,11 +156,11 @@ def _code_bits(form: Mapping[str, Any]) -> str:
     if "classes" in form:
         whole = sum(one["rows"] for one in form["classes"])
         return ", ".join(f"{_code_bits(one)}: {one['rows'] / whole:.0%}" for one in form["classes"])
-    bits = form.get("bits", form.get("kind"))
-    if not isinstance(bits, str):
-        return str(bits)
-    each = [int(digit) for digit in bits]
-    return f"{sum(each) / len(each):.2f} ({min(each)}-{max(each)})"
+    name, whole = ("half_bits", 2) if "half_bits" in form else ("bits", 1)
+    if not isinstance(form[name], str):
+        return f"{form[name] / whole:g}"
+    each = [int(digit) / whole for digit in form[name]]
+    return f"{sum(each) / len(each):.2f} ({min(each):g}-{max(each):g})"
 
 
 def _figure(value: Any) -> str:
