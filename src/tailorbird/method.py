@@ -39,6 +39,8 @@ class Method:
         rotate_seed: of the rotation's random signs.
         rows: rows of an embedding or a head have bits by what they are worth (see `allocate.rows`), where calibration
             data say so and the plan leaves it open.
+        propagate: the share of what its inputs lost before it that a layer's weights make up for
+            (`tailorbird.fit.propagate`).
         distill: passes over the calibration windows in which the finished language model learns end to end from the
             original, its codes as they are (`tailorbird.tune.distill`).
     """
@@ -61,6 +63,7 @@ class Method:
     rotate_residual: bool = True
     rotate_seed: int = 0
     rows: bool = True
+    propagate: float = 0.0
     distill: int = 0
 
     def __post_init__(self) -> None:
@@ -69,8 +72,19 @@ class Method:
             raise UsageError(f"group_size={self.group_size}, scale={self.scale!r}", hint="a positive size; u8 or fp16")
         if self.rotate not in get_args(Rotate):
             raise UsageError(f"rotate={self.rotate!r}", hint=f"one of {', '.join(get_args(Rotate))}")
+        if not 0 <= self.propagate <= 1:
+            raise UsageError(f"propagate={self.propagate}", hint="a share, from 0 to 1")
+        if self.propagate and not ("gram" in self.needs and "block" not in self.needs):
+            raise UsageError(
+                f"{self.name} can't propagate errors", hint="it is for methods that fit every layer to its inputs"
+            )
         if self.distill < 0:
             raise UsageError(f"distill={self.distill}", hint="passes over the calibration windows, 0 for none")
+
+    @property
+    def measures(self) -> frozenset[Need]:
+        """What the method needs, with its options."""
+        return self.needs | ({"reference", "drift"} if self.propagate else set())
 
     @property
     def calibrated(self) -> bool:

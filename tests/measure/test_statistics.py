@@ -72,6 +72,31 @@ def test_parts_that_read_one_tensor_share_their_statistics() -> None:
         assert torch.equal(stats.inputs, torch.cat([x.reshape(-1, 6) for x in seen]).detach())
 
 
+def test_drift_is_from_what_the_original_reads_there() -> None:
+    torch.manual_seed(0)
+    module, xs = Attention(), batches(3, 2, 9, 6)
+    ys = [x + 0.1 * torch.randn(x.shape) for x in xs]
+    layers = {"q": module.q, "k": module.k, "o": module.o}
+    with torch.no_grad(), Collector(layers, BOTH | {"drift"}, 54, ("q", "k")) as collector:
+        for x, y in zip(xs, ys, strict=True):
+            with collector.original():
+                module(y)
+            with collector.batch():
+                module(x)
+    x, y = (torch.cat(some).reshape(-1, 6) for some in (xs, ys))
+    found, plain = collector.of("q"), collect(module, xs).of("q")
+    assert found.drift is not None and torch.allclose(found.drift, (y - x).T @ x, atol=1e-4)
+    assert found is collector.of("k") and collector.of("o").drift is None
+    # The original's passes leave no other trace.
+    assert found.count == 54 and torch.equal(found.gram, plain.gram) and torch.equal(found.inputs, plain.inputs)
+
+
+def test_drift_of_several_passes_is_added_up() -> None:
+    drifts = [torch.randn(3, 3) for _ in range(2)]
+    found = merged([Stats(torch.eye(3), None, 1, drift) for drift in drifts]).drift
+    assert found is not None and torch.equal(found, drifts[0] + drifts[1])
+
+
 def test_a_layer_met_several_times_has_as_many_passes() -> None:
     torch.manual_seed(0)
     module, inputs = Looped(), batches(4, 7, 4)

@@ -113,6 +113,46 @@ def test_statistics_are_of_the_compressed_prefix(
     assert all(parameter.is_meta for parameter in model.module.parameters())
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3", "phi3"])
+@pytest.mark.parametrize("spill", [False, True])
+def test_drift_is_what_the_compressed_prefix_lost(
+    family: str, spill: bool, make_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if spill:
+        monkeypatch.setattr(States.__init__, "__defaults__", (0,))
+    folder, module = make_model(family)
+    model, embedding = opened(folder)
+    batches = [ids_of(2, 9, seed=1), ids_of(1, 4, seed=3)]
+    noise = torch.randn(embedding.shape, generator=torch.Generator().manual_seed(0))
+    rounded = embedding + 0.3 * embedding.std() * noise
+    stream = Stream(model, batches, lambda rows: rounded[rows], tmp_path, lambda rows: embedding[rows], True)
+    first = {model.anatomy.embedding: rounded}
+    changed = [{p.name: 0.5 * model.weight(p) for p in model.parts if p.block == i} for i in range(3)]
+    original = _inputs(module, {}, batches)
+    for i in range(3):
+        parts = [part for part in model.parts if part.block == i]
+        reached = _inputs(module, first | {k: v for new in changed[:i] for k, v in new.items()}, batches)
+        stream.aim(i, measured=True)
+        for _ in range(2):  # measuring again moves nothing
+            found = stream.measure(i, parts, BOTH | {"drift"})
+        for part in parts:
+            if part.name.rpartition(".")[2] in ("o_proj", "down_proj"):
+                assert found[part.name].drift is None
+            else:
+                _check_drift(found[part.name], original[part.name], reached[part.name])
+        stream.advance(i, changed[i])
+    if not model.tied:  # what `_inputs` puts in place of a tied embedding is the head's, too
+        reached = _inputs(module, first | {k: v for new in changed for k, v in new.items()}, batches)
+        _check_drift(stream.head_inputs(BOTH | {"drift"}), original["lm_head"], reached["lm_head"])
+
+
+def _check_drift(stats: Any, original: Tensor, reached: Tensor) -> None:
+    wanted = (original - reached).T @ reached
+    assert wanted.abs().max() > 1e-2
+    assert torch.allclose(stats.drift, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max()))
+    assert torch.allclose(stats.gram, reached.T @ reached, rtol=1e-4, atol=1e-3)
+
+
 def _check(stats: Any, wanted: Tensor) -> None:
     assert stats.count == len(wanted) == 40
     assert torch.allclose(stats.inputs, wanted, atol=1e-5)

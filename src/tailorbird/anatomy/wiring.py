@@ -28,6 +28,11 @@ class Wiring:
     final_norm: str = "model.norm"
     unit: float = 1.0
 
+    @property
+    def readers(self) -> tuple[str, ...]:
+        """Layers that read the residual stream."""
+        return tuple(layer for layers in self.norms.values() for layer in layers)
+
 
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.qkv_proj")
 MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.gate_up_proj")

@@ -6,7 +6,7 @@ inputs. Parts that read the same tensor (query, key and value; gate and up) shar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from tailorbird.errors import DataError
 from tailorbird.fit.hessian import sweep_factor
 
-# ``gram``, ``inputs``: of every part, see `Stats`. ``block``: the block as a whole, with which `Method.transform` and
-# `Method.tune` are called. ``reference``: what the uncompressed model has behind the block, too.
+# ``gram``, ``inputs``, ``drift``: of every part, see `Stats`. ``block``: the block as a whole, with which
+# `Method.transform` and `Method.tune` are called. ``reference``: what the uncompressed model has behind the block, too.
 Need = str
 SAMPLE = 1024
 # Columns of a Gram matrix that are summed at once, to the right of its diagonal only.
@@ -33,11 +33,14 @@ class Stats:
         gram: H = sum over tokens of x x^T, float32 (cols, cols); None when nobody asked.
         inputs: tokens taken evenly from all batches, float32 (at most `SAMPLE`, cols); None when nobody asked.
         count: tokens seen.
+        drift: D = sum of (y - x) x^T, where y is what the uncompressed model's part reads in place of x, float32 (cols,
+            cols); None when nobody asked, or where x does not come straight from the residual stream.
     """
 
     gram: Tensor | None = None
     inputs: Tensor | None = None
     count: int = 0
+    drift: Tensor | None = None
     _factors: dict[float, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def factor(self, damp: float) -> tuple[Tensor, Tensor]:
@@ -50,10 +53,13 @@ class Stats:
             self._factors = {damp: sweep_factor(measured(self.gram), damp)}
         return self._factors[damp]
 
-    def add(self, x: Tensor, needs: Iterable[Need], take: int) -> None:
+    def add(self, x: Tensor, needs: Iterable[Need], take: int, original: Tensor | None = None) -> None:
         """Add inputs (..., cols); keep every `take`-th token of them as a sample. Of the Gram matrix only the half on
-        the diagonal's right is summed: `finish` mirrors it."""
+        the diagonal's right is summed: `finish` mirrors it. `original`: what the original reads of the same tokens."""
         x = x.reshape(-1, x.shape[-1]).float()
+        if original is not None:
+            gap = original.reshape(x.shape).float() - x
+            self.drift = gap.T @ x if self.drift is None else self.drift.addmm_(gap.T, x)
         # Counted through all batches: short ones must not add a token each.
         start = -self.count % take
         self.count += x.shape[0]
@@ -95,8 +101,9 @@ def merged(passes: Iterable[Stats]) -> Stats:
         return found[0]
     grams = [stats.gram for stats in found if stats.gram is not None]
     inputs = [stats.inputs for stats in found if stats.inputs is not None]
-    gram = torch.stack(grams).sum(0) if grams else None
-    return Stats(gram, torch.cat(inputs) if inputs else None, sum(stats.count for stats in found))
+    drifts = [stats.drift for stats in found if stats.drift is not None]
+    gram, drift = (torch.stack(some).sum(0) if some else None for some in (grams, drifts))
+    return Stats(gram, torch.cat(inputs) if inputs else None, sum(stats.count for stats in found), drift)
 
 
 class Collector(AbstractContextManager["Collector"]):
@@ -105,18 +112,28 @@ class Collector(AbstractContextManager["Collector"]):
     What comes behind the last of them need not be computed: once a forward pass has called each of them once, later
     passes end there.
 
+    Args:
+        modules: by name.
+        needs: what is kept.
+        tokens: how many will come.
+        paired: names of modules that read the same tokens in the uncompressed model, whose inputs `original` hears.
+
     Attributes:
         stats: by (module name, pass).
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], needs: frozenset[Need], tokens: int) -> None:
-        self.modules, self.needs = modules, needs
+    def __init__(
+        self, modules: Mapping[str, nn.Module], needs: frozenset[Need], tokens: int, paired: Container[str] = ()
+    ) -> None:
+        self.modules, self.needs, self.paired = modules, needs, paired
         self.take = max(1, -(-tokens // SAMPLE))
         self.stats: dict[tuple[str, int], Stats] = {}
         self._calls: dict[str, int] = {}
         self._once = False
         self._last: tuple[Tensor | None, Stats] = (None, Stats())
         self._stack = ExitStack()
+        self._original: dict[tuple[str, int], Tensor] = {}
+        self._aside = False
 
     def __enter__(self) -> Collector:
         """Start listening."""
@@ -137,6 +154,14 @@ class Collector(AbstractContextManager["Collector"]):
         with suppress(_Enough):
             yield
         self._once = set(self._calls) == set(self.modules) and set(self._calls.values()) == {1}
+        self._original = {}
+
+    @contextmanager
+    def original(self) -> Iterator[None]:
+        """A whole forward pass of the uncompressed model over the tokens of the next `batch`."""
+        self._calls, self._aside = {}, True
+        yield
+        self._aside = False
 
     def of(self, name: str) -> Stats:
         """Statistics of one module over all passes.
@@ -157,6 +182,10 @@ class Collector(AbstractContextManager["Collector"]):
         def seen(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             number = self._calls.get(name, 0)
             self._calls[name] = number + 1
+            if self._aside:
+                if name in self.paired:
+                    self._original[name, number] = inputs[0]
+                return
             self._collect((name, number), inputs[0])
             if self._once and len(self._calls) == len(self.modules):
                 raise _Enough
@@ -169,7 +198,7 @@ class Collector(AbstractContextManager["Collector"]):
             # The same tensor as its neighbour read: one collector serves both, and it is already fed.
             return
         mine = self.stats.setdefault(key, Stats())
-        mine.add(x, self.needs, self.take)
+        mine.add(x, self.needs, self.take, self._original.get(key))
         self._last = (x, mine)
 
 

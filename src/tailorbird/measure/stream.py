@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -30,10 +31,17 @@ class Stream:
         rows: embedding rows by id, uncompressed or compressed.
         folder: where states go that are too large for memory.
         reference: uncompressed embedding rows by id, where the hidden states of the uncompressed model are wanted too.
+        drift: they are wanted in front of a block that is measured, and not only behind it.
     """
 
     def __init__(
-        self, model: Model, batches: Sequence[Tensor], rows: Rows, folder: Path, reference: Rows | None = None
+        self,
+        model: Model,
+        batches: Sequence[Tensor],
+        rows: Rows,
+        folder: Path,
+        reference: Rows | None = None,
+        drift: bool = False,
     ) -> None:
         self.model = model
         self.shell = Shell(model)
@@ -43,8 +51,11 @@ class Stream:
             # So that a method can run the first window alone.
             self.shell.enter(batches[0][:1], rows)
             self.targets: States | None = None
+            self.before: States | None = None
             if reference:
-                self.targets = States([self.shell.enter(batch, reference) for batch in batches], folder / "reference")
+                first = [self.shell.enter(batch, reference) for batch in batches]
+                self.targets = States(first, folder / "reference")
+                self.before = States([*first], folder / "before") if drift else None
 
     def _windows(self, batch: Tensor) -> Sequence[Tensor]:
         """What of a batch runs through a block at once: a language model's windows one by one, so that the processor's
@@ -55,12 +66,14 @@ class Stream:
         return torch.cat([self.shell.run(index, window, replaced) for window in self._windows(batch)])
 
     @torch.no_grad()
-    def aim(self, index: int) -> None:
-        """Move the uncompressed model's states, where they are wanted, behind a block."""
-        if self.targets is not None:
-            self.model.fill(self.model.blocks[index])
-            for i in range(len(self.targets)):
-                self.targets[i] = self._run(index, self.targets[i])
+    def aim(self, index: int, measured: bool = False) -> None:
+        """Move the uncompressed model's states, where they are wanted, behind a block; where it is to be measured from
+        them anyway (`measured`), that does it."""
+        if self.targets is None or (measured and self.before):
+            return
+        self.model.fill(self.model.blocks[index])
+        for i in range(len(self.targets)):
+            self.targets[i] = self._run(index, (self.before or self.targets)[i])
 
     @torch.no_grad()
     def measure(
@@ -74,11 +87,20 @@ class Stream:
         tensor name), are read and left in place."""
         self.model.fill(self.model.blocks[index], replaced=replaced)
         modules = {part.name: self.model.module.get_submodule(part.name) for part in parts}
-        with Collector(modules, needs, self.tokens) as collector:
+        wiring = self.model.anatomy.wiring if "drift" in needs else None
+        paired = {f"{self.model.blocks[index]}.{layer}" for layer in wiring.readers} if wiring else set()
+        with Collector(modules, needs, self.tokens, paired) as collector:
             for i in range(len(self.states)):
-                for window in self._windows(self.states[i]):
+                behind: list[Tensor] = []
+                originals = self._windows(self.before[i]) if self.before else ()
+                for window, original in zip_longest(self._windows(self.states[i]), originals):
+                    if original is not None:
+                        with collector.original():
+                            behind.append(self.shell.run(index, original))
                     with collector.batch():
                         self.shell.run(index, window)
+                if self.targets and behind:
+                    self.targets[i] = torch.cat(behind)
         return {part.name: collector.of(part.name) for part in parts}
 
     def block(
@@ -122,13 +144,18 @@ class Stream:
             for i in range(len(self.states)):
                 self.states[i] = self._run(index, self.states[i])
         self.model.drop(name)
+        if self.before:
+            self.before, self.targets = self.targets, self.before
 
     @torch.no_grad()
     def head_inputs(self, needs: frozenset[Need]) -> Stats:
         """Statistics of what the head reads."""
         listener = nn.Identity()
-        with Collector({"head": listener}, needs, self.tokens) as collector:
+        with Collector({"head": listener}, needs, self.tokens, ("head",)) as collector:
             for i in range(len(self.states)):
+                if self.before:
+                    with collector.original():
+                        listener(self.shell.leave(self.before[i]))
                 with collector.batch():
                     listener(self.shell.leave(self.states[i]))
         return collector.of("head")

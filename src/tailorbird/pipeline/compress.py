@@ -208,7 +208,7 @@ def _run(
             stream = _stream(job, data, partial)
         if stream is not None and piece.block is not None:
             with progress.stage("measure", clock):
-                stream.aim(piece.block)
+                stream.aim(piece.block, measured=not partial.done(piece))
         if not partial.done(piece):
             seen = stream or (
                 _behind(job, data, partial, progress, clock) if measured and fitted_first(piece) else None
@@ -253,9 +253,9 @@ def _behind(job: Prepared, data: Calibration, partial: Partial, progress: Progre
 
 def _stream(job: Prepared, data: Calibration, partial: Partial) -> Stream:
     """Calibration data in front of the first block, through the compressed embedding where that is fitted first."""
-    reference = original_rows(job, data) if "reference" in job.method.needs else None
-    folder = partial.folder / "work" / "states"
-    return Stream(job.model, data.batches, _embedding(job, data, partial), folder, reference)
+    wanted, folder = job.method.measures, partial.folder / "work" / "states"
+    reference = original_rows(job, data) if "reference" in wanted else None
+    return Stream(job.model, data.batches, _embedding(job, data, partial), folder, reference, "drift" in wanted)
 
 
 def _embedding(job: Prepared, data: Calibration, partial: Partial) -> Callable[[Tensor], Tensor]:

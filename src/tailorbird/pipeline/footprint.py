@@ -29,17 +29,18 @@ LEARNED = 32
 
 def memory_needed(job: Prepared, inner: list[Part], tokens: int, batches: int) -> int:
     """The larger of the two peaks: measuring and fitting a block, or fitting the largest part outside the blocks."""
-    needs = job.method.needs
+    needs = job.method.measures
     states = min(SPILL_BYTES, _states(job, inner, tokens)) if needs else 0
-    states *= 1 + ("reference" in needs)
+    states *= _streams(job)
     kept = sum(tensor.numel() * tensor.element_size() for tensor in job.kept.values())
     blocks: dict[int | None, int] = {}
     grams: dict[int | None, int] = {}
     for part in inner:
         blocks[part.block] = blocks.get(part.block, 0) + 4 * part.numel
     for block, cols in inputs_of(job.plan.parts):
-        # The matrix, its damped copy and its factor; the sampled inputs.
-        grams[block] = grams.get(block, 0) + (12 * cols**2 + 4 * SAMPLE * cols if needs else 0)
+        # The matrix, its damped copy and its factor; the drift; the sampled inputs.
+        matrices = 3 + ("drift" in needs)
+        grams[block] = grams.get(block, 0) + (4 * matrices * cols**2 + 4 * SAMPLE * cols if needs else 0)
     # Weights in place, their packed form unpacked again to move on, the largest one being worked on.
     block = max((2 * size + grams.get(index, 0) for index, size in blocks.items()), default=0)
     block += max((_working(job, part) for part in inner), default=0)
@@ -68,6 +69,11 @@ def _distilling_memory(job: Prepared, tokens: int, batches: int) -> int:
     return blocks + 4 * (ends + window + logits) + 2 * job.plan.code_bytes + _states(job, inner, tokens)
 
 
+def _streams(job: Prepared) -> int:
+    """Models whose hidden states are kept: the compressed one's, the original's behind a block and in front of it."""
+    return 1 + sum(need in job.method.measures for need in ("reference", "drift"))
+
+
 def _states(job: Prepared, inner: list[Part], tokens: int) -> int:
     """Bytes of the hidden states between two blocks."""
     widths = [part.shape[1] for part in job.plan.parts if part.role == "embedding"] or [p.shape[1] for p in inner]
@@ -77,7 +83,7 @@ def _states(job: Prepared, inner: list[Part], tokens: int) -> int:
 def disk_needed(job: Prepared, inner: list[Part], tokens: int, attempts: int) -> int:
     """All attempts at the artifact, and the hidden states that are too large for memory."""
     states = _states(job, inner, tokens)
-    spilled = (1 + ("reference" in job.method.needs)) * states if job.method.needs and states > SPILL_BYTES else 0
+    spilled = _streams(job) * states if job.method.needs and states > SPILL_BYTES else 0
     attempts += job.method.distill > 0
     return attempts * job.nbytes + FACTS * len(job.plan.parts) + spilled
 

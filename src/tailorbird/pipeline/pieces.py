@@ -16,6 +16,7 @@ from tailorbird.allocate.rows import by_rows, fit_rows, ranked
 from tailorbird.anatomy import Part
 from tailorbird.artifact.layout import Segment
 from tailorbird.artifact.manifest import weight_digest
+from tailorbird.fit.propagate import propagated
 from tailorbird.formats import Fit, PackedWeight, PlaneSpec, RowSpec, Spec, TrellisSpec
 from tailorbird.measure.block import Block
 from tailorbird.measure.rows import predicted, read
@@ -68,10 +69,11 @@ def fit_piece(
             # Statistics and the original weight go as soon as they were used; the stream fills the block anew.
             mine = stats.pop(part.name, Stats())
             weight = job.model.weight(part)
-            fitted = _fit(job, part, weight, mine, tokens)
+            moved = None if mine.drift is None else propagated(weight, mine, job.method.propagate)
+            fitted = _fit(job, part, weight if moved is None else moved.clone(), mine, tokens)
             del weight
             job.model.drop(part.name)
-            _pack(job, part, fitted, mine, found, start)
+            _pack(job, part, fitted, mine, found, start, moved)
     return found
 
 
@@ -98,7 +100,7 @@ def _fit_block(
     if replaced:
         found.kept |= {name: tensor for name, tensor in replaced.items() if name in found.kept}
         with progress.stage("measure", clock):
-            stats = stream.measure(index, piece.parts, job.method.needs, replaced)
+            stats = stream.measure(index, piece.parts, job.method.measures, replaced)
     with progress.stage("fit", clock):
         start = time.perf_counter()
         block = seen()
@@ -142,8 +144,8 @@ def statistics(job: Prepared, piece: Segment, stream: Stream | None) -> dict[str
     if stream is None or not piece.parts:
         return {}
     if piece.block is not None:
-        return stream.measure(piece.block, piece.parts, job.method.needs)
-    needs = job.method.needs | ({"inputs"} if job.method.rows else set())
+        return stream.measure(piece.block, piece.parts, job.method.measures)
+    needs = job.method.measures | ({"inputs"} if job.method.rows else set())
     return dict.fromkeys((part.name for part in piece.parts), stream.head_inputs(needs))
 
 

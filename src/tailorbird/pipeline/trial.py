@@ -55,7 +55,7 @@ def block_trial(job: Prepared, length: int) -> BlockTrial | None:
 
     def took(windows: int) -> tuple[float, float]:
         stream = _stream(job, windows, length)
-        measured = timed(lambda: stream.measure(0, parts, job.method.needs))
+        measured = timed(lambda: stream.measure(0, parts, job.method.measures))
         return measured, timed(lambda: stream.advance(0, {}))
 
     few, many = took(1), took(1 + MORE)
@@ -86,7 +86,8 @@ def _stream(job: Prepared, windows: int, length: int) -> Stream:
         return torch.randn(*ids.shape, width, generator=torch.Generator().manual_seed(0))
 
     # A few small windows never are too large for memory: the folder is not used.
-    return Stream(job.model, [torch.zeros(windows, length, dtype=torch.int64)], rows, Path())
+    ids, drift = torch.zeros(windows, length, dtype=torch.int64), "drift" in job.method.measures
+    return Stream(job.model, [ids], rows, Path(), rows if drift else None, drift)
 
 
 def tune_trial(method: Method, like: Part, rows: int) -> None:
