@@ -50,8 +50,9 @@ ROOT = Path(__file__).parent
 MODEL = "demo:gemma-270m"
 SAMPLES, LENGTH = 64, 512
 BUDGETS = ["4.25bits", "3.25bits", "2.75bits", "2.25bits", "1.75bits"]
-# Beside every method as it is: what can be done where a model's norms keep its residual stream from being rotated.
-HEADS = ["quarot rotate_residual=false", "spinquant rotate_residual=false"]
+# Beside every method as it is: what can be done where a model's norms keep its residual stream from being rotated, and
+# refinements.
+MORE = ["quarot rotate_residual=false", "spinquant rotate_residual=false", "gptq propagate=0.75", "trellis distill=2"]
 
 
 def main() -> None:
@@ -196,7 +197,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--budgets", nargs="+", default=BUDGETS)
-    parser.add_argument("--recipes", nargs="+", default=[*sorted(methods()), *HEADS])
+    parser.add_argument("--recipes", nargs="+", default=[*sorted(methods()), *MORE])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--tokens", type=int, default=16368)
     parser.add_argument("--keep", type=Path, help="folder for the artifacts of seed 0 (.bench/speed: for bench-speed)")

@@ -161,17 +161,15 @@ def _distilling(job: Prepared, inner: list[Part], tokens: int, batches: int, rat
 def _measuring(job: Prepared, inner: list[Part], tokens: int, batches: int, rate: float) -> float:
     """Two forward passes of every block, one of them with statistics; three with the uncompressed model's; half a one
     before a tied embedding; one more with statistics after a transform."""
-    wanted = job.method.measures
-    drift = "drift" in wanted
-    # Where a block is measured from the uncompressed model's states, too, the trial has their pass in it.
-    more = ("reference" in wanted and not drift) + 0.5 * any(map(fitted_first, job.pieces))
+    # Where errors are propagated, the trial has the uncompressed model's pass in it.
+    more = ("reference" in job.method.needs) + 0.5 * any(map(fitted_first, job.pieces))
     work = sum(part.numel * part.uses for part in inner)
     trial, again = block_trial(job, _window(tokens, batches)), _searched(job)
     if trial is not None:
         each = (1 + again) * trial.measured + (1 + more) * trial.forward
         return work / trial.work * (tokens * each + (2 + more + again) * trial.read)
-    products = (2 + more + drift) * 2.0 * tokens * work / FORWARD
-    if "gram" in wanted:
+    products = (2 + more) * 2.0 * tokens * work / FORWARD
+    if "gram" in job.method.needs:
         products += 2.0 * tokens * sum(cols**2 for _, cols in inputs_of(job.plan.parts))
     return products / rate + 2 * 4 * sum(part.numel for part in inner) / STREAMING
 
