@@ -106,10 +106,11 @@ def _scoring_memory(job: Prepared, inner: list[Part]) -> int:
 
 
 def _working(job: Prepared, part: Part) -> int:
-    """Codes, packed planes and the outputs a method compares, beside the weight itself."""
+    """Codes, packed planes, the outputs a method compares and the weight it was asked for, beside the weight itself."""
     decides = "inputs" in job.method.needs and type(job.method).decide is not Method.decide
     compared = COMPARED * 4 * min(SAMPLE * part.shape[0], OUTPUTS) if decides else 0
-    return part.numel + 2 * job.plan.part_bytes(part) + compared
+    asked = 4 * part.numel * (job.method.propagate > 0)
+    return part.numel + 2 * job.plan.part_bytes(part) + compared + asked
 
 
 def words(job: Prepared) -> int:

@@ -69,8 +69,11 @@ def fit_piece(
             # Statistics and the original weight go as soon as they were used; the stream fills the block anew.
             mine = stats.pop(part.name, Stats())
             weight = job.model.weight(part)
-            moved = None if mine.drift is None else propagated(weight, mine, job.method.propagate)
-            fitted = _fit(job, part, weight if moved is None else moved.clone(), mine, tokens)
+            moved = None
+            if mine.drift is not None:
+                moved = propagated(weight, mine, job.method.propagate)
+                weight = moved.clone()
+            fitted = _fit(job, part, weight, mine, tokens)
             del weight
             job.model.drop(part.name)
             _pack(job, part, fitted, mine, found, start, moved)
