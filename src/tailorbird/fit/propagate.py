@@ -12,21 +12,16 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tailorbird.measure.statistics import Stats, measured
-
 DAMP = 0.1
 
 
-def propagated(weight: Tensor, stats: Stats, share: float) -> Tensor:
+def propagated(weight: Tensor, drift: Tensor, upper: Tensor, share: float) -> Tensor:
     """The weight to be fitted in place of the original's.
 
     Args:
         weight: float32 (rows, cols).
-        stats: Gram matrix and drift of the layer's inputs.
+        drift: D, float32 (cols, cols).
+        upper: factor of the inverse of H with a damping of `DAMP` (`tailorbird.fit.hessian.sweep_factor`).
         share: of the correction, 0 to 1 (QEP's alpha).
-
-    Raises:
-        DataError: there is no drift, or statistics are not finite.
     """
-    upper, _ = stats.factor(DAMP)
-    return weight.addmm(weight @ measured(stats.drift) @ upper.T, upper, alpha=share)
+    return weight.addmm(weight @ drift @ upper.T, upper, alpha=share)

@@ -16,7 +16,7 @@ from tailorbird.allocate.rows import by_rows, fit_rows, ranked
 from tailorbird.anatomy import Part
 from tailorbird.artifact.layout import Segment
 from tailorbird.artifact.manifest import weight_digest
-from tailorbird.fit.propagate import propagated
+from tailorbird.fit.propagate import DAMP, propagated
 from tailorbird.formats import Fit, PackedWeight, PlaneSpec, RowSpec, Spec, TrellisSpec
 from tailorbird.measure.block import Block
 from tailorbird.measure.rows import predicted, read
@@ -71,7 +71,7 @@ def fit_piece(
             weight = job.model.weight(part)
             moved = None
             if mine.drift is not None:
-                moved = propagated(weight, mine, job.method.propagate)
+                moved = propagated(weight, mine.drift, mine.factor(DAMP)[0], job.method.propagate)
                 weight = moved.clone()
             fitted = _fit(job, part, weight, mine, tokens)
             del weight
