@@ -208,7 +208,7 @@ def _run(
             stream = _stream(job, data, partial)
         if stream is not None and piece.block is not None:
             with progress.stage("measure", clock):
-                stream.aim(piece.block, measured=not partial.done(piece))
+                stream.aim(piece.block, measured=bool(piece.parts) and not partial.done(piece))
         if not partial.done(piece):
             seen = stream or (
                 _behind(job, data, partial, progress, clock) if measured and fitted_first(piece) else None
