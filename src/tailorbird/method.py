@@ -41,6 +41,8 @@ class Method:
             data say so and the plan leaves it open.
         propagate: the share of what its inputs lost before it that a layer's weights make up for
             (`tailorbird.fit.propagate`).
+        guided: the share of what a token counts in a fit that says how much errors there are felt at the model's
+            output (`tailorbird.score.guide`); the rest is alike for all.
         distill: passes over the calibration windows in which the finished language model learns end to end from the
             original, its codes as they are (`tailorbird.tune.distill`).
     """
@@ -64,6 +66,7 @@ class Method:
     rotate_seed: int = 0
     rows: bool = True
     propagate: float = 0.0
+    guided: float = 0.0
     distill: int = 0
 
     def __post_init__(self) -> None:
@@ -72,12 +75,14 @@ class Method:
             raise UsageError(f"group_size={self.group_size}, scale={self.scale!r}", hint="a positive size; u8 or fp16")
         if self.rotate not in get_args(Rotate):
             raise UsageError(f"rotate={self.rotate!r}", hint=f"one of {', '.join(get_args(Rotate))}")
-        if not 0 <= self.propagate <= 1:
-            raise UsageError(f"propagate={self.propagate}", hint="a share, from 0 to 1")
-        if self.propagate and not ("gram" in self.needs and "block" not in self.needs):
-            raise UsageError(
-                f"{self.name} can't propagate errors", hint="it is for methods that fit every layer to its inputs"
-            )
+        for name, what in (("propagate", "propagate errors"), ("guided", "be guided")):
+            share = getattr(self, name)
+            if not 0 <= share <= 1:
+                raise UsageError(f"{name}={share}", hint="a share, from 0 to 1")
+            if share and not ("gram" in self.needs and "block" not in self.needs):
+                raise UsageError(
+                    f"{self.name} can't {what}", hint="it is for methods that fit every layer to its inputs"
+                )
         if self.distill < 0:
             raise UsageError(f"distill={self.distill}", hint="passes over the calibration windows, 0 for none")
 

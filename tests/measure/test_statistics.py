@@ -91,6 +91,28 @@ def test_drift_is_from_what_the_original_reads_there() -> None:
     assert found.count == 54 and torch.equal(found.gram, plain.gram) and torch.equal(found.inputs, plain.inputs)
 
 
+def test_tokens_count_in_the_sums_what_they_are_said_to() -> None:
+    torch.manual_seed(0)
+    module, xs = Attention(), batches(3, 2, 9, 6)
+    ys = [x + 0.1 * torch.randn(x.shape) for x in xs]
+    weights = [{"q": torch.rand(18), "o": torch.rand(18)} for _ in xs]
+    layers = {"q": module.q, "k": module.k, "o": module.o}
+    with torch.no_grad(), Collector(layers, BOTH | {"drift"}, 54, ("q", "k")) as collector:
+        for x, y, counts in zip(xs, ys, weights, strict=True):
+            with collector.original():
+                module(y)
+            with collector.batch(counts):
+                module(x)
+    x, y = (torch.cat(some).reshape(-1, 6) for some in (xs, ys))
+    count = torch.cat([counts["q"] for counts in weights])[:, None]
+    q, k, plain = collector.of("q"), collector.of("k"), collect(module, xs)
+    assert q.gram is not None and torch.allclose(q.gram, (count * x).T @ x, atol=1e-4)
+    assert q.drift is not None and torch.allclose(q.drift, (count * (y - x)).T @ x, atol=1e-4)
+    # The sample is of inputs as they are; a part without weights has plain sums, though it reads the same tensor.
+    assert torch.equal(q.inputs, k.inputs) and torch.equal(k.gram, plain.of("k").gram)
+    assert q.count == 54 and not torch.allclose(collector.of("o").gram, plain.of("o").gram)
+
+
 def test_drift_of_several_passes_is_added_up() -> None:
     drifts = [torch.randn(3, 3) for _ in range(2)]
     found = merged([Stats(torch.eye(3), None, 1, drift) for drift in drifts]).drift

@@ -135,6 +135,23 @@ def test_drift_is_what_the_compressed_prefix_lost(family: str, spill: bool, make
         _check_drift(stream.head_inputs(BOTH | {"drift"}), original["lm_head"], reached["lm_head"])
 
 
+def test_a_guide_s_windows_are_those_of_the_batches(make_model: Any, tmp_path: Path) -> None:
+    folder, module = make_model("llama")
+    model, embedding = opened(folder)
+    batches = [ids_of(2, 9, seed=1), ids_of(1, 9, seed=3)]
+    parts = [part for part in model.parts if part.block == 0]
+    guided, plain = parts[:3], parts[3:]
+    weights = {part.name: torch.rand(3, 9, generator=torch.Generator().manual_seed(i)) for i, part in enumerate(guided)}
+    stream = Stream(model, batches, lambda rows: embedding[rows], tmp_path, guide=weights)
+    found, inputs = stream.measure(0, parts, BOTH), _inputs(module, {}, batches)
+    for part in guided:
+        x, count = inputs[part.name], weights[part.name].reshape(-1, 1)
+        assert torch.allclose(found[part.name].gram, (count * x).T @ x, rtol=1e-4, atol=1e-3)
+    for part in plain:
+        x = inputs[part.name]
+        assert torch.allclose(found[part.name].gram, x.T @ x, rtol=1e-4, atol=1e-3)
+
+
 def _check_drift(stats: Any, original: Tensor, reached: Tensor) -> None:
     wanted = (original - reached).T @ reached
     assert wanted.abs().max() > 1e-2

@@ -30,7 +30,8 @@ class Stats:
     """What measuring kept for one part.
 
     Attributes:
-        gram: H = sum over tokens of x x^T, float32 (cols, cols); None when nobody asked.
+        gram: H = sum over tokens of x x^T, float32 (cols, cols); None when nobody asked. Where tokens have weights, so
+            have the terms of this sum and of `drift`.
         inputs: tokens taken evenly from all batches, float32 (at most `SAMPLE`, cols); None when nobody asked.
         count: tokens seen.
         drift: D = sum of (y - x) x^T, where y is what the uncompressed model's part reads in place of x, float32 (cols,
@@ -53,12 +54,29 @@ class Stats:
             self._factors = {damp: sweep_factor(measured(self.gram), damp)}
         return self._factors[damp]
 
-    def add(self, x: Tensor, needs: Iterable[Need], take: int, original: Tensor | None = None) -> None:
-        """Add inputs (..., cols); keep every `take`-th token of them as a sample. Of the Gram matrix only the half on
-        the diagonal's right is summed: `finish` mirrors it. `original`: what the original reads of the same tokens."""
+    def add(
+        self,
+        x: Tensor,
+        needs: Iterable[Need],
+        take: int,
+        original: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> None:
+        """Add inputs.
+
+        Args:
+            x: (..., cols).
+            needs: what is kept. Of the Gram matrix only the half on the diagonal's right is summed: `finish` mirrors
+                it.
+            take: of so many tokens one is kept as a sample.
+            original: what the original reads of the same tokens.
+            weights: what each of them counts in the sums, (tokens,); all alike without.
+        """
         x = x.reshape(-1, x.shape[-1]).float()
+        sample, root = x, None if weights is None else weights.sqrt()[:, None]
+        x = x if root is None else x * root
         if original is not None:
-            gap = original.reshape(x.shape).float() - x
+            gap = original.reshape(x.shape).float() * (1 if root is None else root) - x
             self.drift = gap.T @ x if self.drift is None else self.drift.addmm_(gap.T, x)
         # Counted through all batches: short ones must not add a token each.
         start = -self.count % take
@@ -69,7 +87,7 @@ class Stats:
             for i in range(0, x.shape[1], STRIPE):
                 self.gram[i : i + STRIPE, i:].addmm_(x[:, i : i + STRIPE].T, x[:, i:])
         if "inputs" in needs:
-            some = x[start::take].clone()
+            some = sample[start::take].clone()
             self.inputs = some if self.inputs is None else torch.cat([self.inputs, some])
 
     def finish(self) -> Stats:
@@ -133,6 +151,7 @@ class Collector(AbstractContextManager["Collector"]):
         self._last: tuple[Tensor | None, Stats] = (None, Stats())
         self._stack = ExitStack()
         self._original: dict[tuple[str, int], Tensor] = {}
+        self._weights: Mapping[str, Tensor] = {}
         self._aside = False
 
     def __enter__(self) -> Collector:
@@ -148,9 +167,10 @@ class Collector(AbstractContextManager["Collector"]):
         self._stack.close()
 
     @contextmanager
-    def batch(self) -> Iterator[None]:
-        """One forward pass, in which passes through a module are counted from zero."""
-        self._calls = {}
+    def batch(self, weights: Mapping[str, Tensor] | None = None) -> Iterator[None]:
+        """One forward pass, in which passes through a module are counted from zero. `weights`: what its tokens count,
+        by module name; those that read the same tensor share statistics only without."""
+        self._calls, self._weights = {}, weights or {}
         with suppress(_Enough):
             yield
         self._once = set(self._calls) == set(self.modules) and set(self._calls.values()) == {1}
@@ -193,13 +213,13 @@ class Collector(AbstractContextManager["Collector"]):
         return seen
 
     def _collect(self, key: tuple[str, int], x: Tensor) -> None:
-        tensor, owner = self._last
-        if tensor is x and self.stats.setdefault(key, owner) is owner:
+        (tensor, owner), weights = self._last, self._weights.get(key[0])
+        if weights is None and tensor is x and self.stats.setdefault(key, owner) is owner:
             # The same tensor as its neighbour read: one collector serves both, and it is already fed.
             return
         mine = self.stats.setdefault(key, Stats())
-        mine.add(x, self.needs, self.take, self._original.get(key))
-        self._last = (x, mine)
+        mine.add(x, self.needs, self.take, self._original.get(key), weights)
+        self._last = (x, mine) if weights is None else (None, mine)
 
 
 class _Enough(Exception):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import zip_longest
+from itertools import count, zip_longest
 from pathlib import Path
 
 import torch
@@ -32,6 +32,8 @@ class Stream:
         folder: where states go that are too large for memory.
         reference: uncompressed embedding rows by id, where the hidden states of the uncompressed model are wanted too.
         drift: they are wanted in front of a block that is measured, and not only behind it.
+        guide: what every token counts in the sums of a part's statistics, by part name, float32 (windows, length) over
+            all batches; where a part is left out all count alike.
     """
 
     def __init__(
@@ -42,8 +44,9 @@ class Stream:
         folder: Path,
         reference: Rows | None = None,
         drift: bool = False,
+        guide: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self.model = model
+        self.model, self.guide = model, guide or {}
         self.shell = Shell(model)
         self.tokens = sum(batch.shape[0] * (batch.shape[1] if batch.dim() > 1 else 1) for batch in batches)
         with torch.no_grad():
@@ -89,6 +92,7 @@ class Stream:
         modules = {part.name: self.model.module.get_submodule(part.name) for part in parts}
         wiring = self.model.anatomy.wiring if "drift" in needs else None
         paired = {f"{self.model.blocks[index]}.{layer}" for layer in wiring.readers} if wiring else set()
+        numbers, guide = count(), {name: weights for name, weights in self.guide.items() if name in modules}
         with Collector(modules, needs, self.tokens, paired) as collector:
             for i in range(len(self.states)):
                 behind: list[Tensor] = []
@@ -97,7 +101,8 @@ class Stream:
                     if original is not None:
                         with collector.original():
                             behind.append(self.shell.run(index, original))
-                    with collector.batch():
+                    at = next(numbers)
+                    with collector.batch({name: weights[at] for name, weights in guide.items()}):
                         self.shell.run(index, window)
                 if self.targets and behind:
                     self.targets[i] = torch.cat(behind)

@@ -24,6 +24,7 @@ from tailorbird.pipeline import recommender
 from tailorbird.pipeline.allocation import measured_table
 from tailorbird.pipeline.calibration import Calibration, Windows, calibration, original_rows, weighing
 from tailorbird.pipeline.distilled import distilled
+from tailorbird.pipeline.guided import guided
 from tailorbird.pipeline.memory import give_back, keep_little
 from tailorbird.pipeline.pieces import fit_piece
 from tailorbird.pipeline.prepare import Prepared, fitted_first, prepare
@@ -32,6 +33,7 @@ from tailorbird.pipeline.refine import refined
 from tailorbird.pipeline.turn import learned
 from tailorbird.plan import Plan
 from tailorbird.runtime.decoder import Cached
+from tailorbird.score.guide import Guide
 from tailorbird.tasks.windows import digest
 
 
@@ -170,8 +172,10 @@ def _fitted(
 ) -> tuple[Prepared, dict[str, str]]:
     """The job with its final plan, and the digests of the fitted weights."""
 
+    found: Guide = {}
+
     def run(job: Prepared, into: Partial) -> dict[str, str]:
-        return _run(job, data, into, seed, progress, clock)
+        return _run(job, data, into, seed, progress, clock, found)
 
     fitted = partial.attempt("fitted") if job.method.distill else partial
     try:
@@ -180,6 +184,8 @@ def _fitted(
             with progress.stage("rotate", clock), torch.no_grad():
                 torch.manual_seed(0)
                 job = learned(job, data, partial.folder / "work" / "states" / "rotate")
+        if job.method.guided and (windows is not None or not _complete(job, fitted)):
+            found = guided(job, data, partial, seed, progress, clock)
         if windows is None:
             weights = run(job, fitted)
         else:
@@ -195,7 +201,13 @@ def _fitted(
 
 @torch.no_grad()
 def _run(
-    job: Prepared, data: Calibration, partial: Partial, seed: int, progress: Progress, clock: dict[str, float]
+    job: Prepared,
+    data: Calibration,
+    partial: Partial,
+    seed: int,
+    progress: Progress,
+    clock: dict[str, float],
+    guide: Guide,
 ) -> dict[str, str]:
     """Fit every piece that is not finished; returns the digests of the fitted weights."""
     torch.manual_seed(0)
@@ -205,7 +217,7 @@ def _run(
     progress.begin(len(job.pieces))
     for piece in _in_turn(job):
         if measured and stream is None and (piece.block is not None or not job.model.anatomy.blocks):
-            stream = _stream(job, data, partial)
+            stream = _stream(job, data, partial, guide)
         if stream is not None and piece.block is not None:
             with progress.stage("measure", clock):
                 stream.aim(piece.block, measured=bool(piece.parts) and not partial.done(piece))
@@ -251,11 +263,12 @@ def _behind(job: Prepared, data: Calibration, partial: Partial, progress: Progre
         return stream
 
 
-def _stream(job: Prepared, data: Calibration, partial: Partial) -> Stream:
+def _stream(job: Prepared, data: Calibration, partial: Partial, guide: Guide) -> Stream:
     """Calibration data in front of the first block, through the compressed embedding where that is fitted first."""
     wanted, folder = job.method.measures, partial.folder / "work" / "states"
     reference = original_rows(job, data) if "reference" in wanted else None
-    return Stream(job.model, data.batches, _embedding(job, data, partial), folder, reference, "drift" in wanted)
+    rows = _embedding(job, data, partial)
+    return Stream(job.model, data.batches, rows, folder, reference, "drift" in wanted, guide)
 
 
 def _embedding(job: Prepared, data: Calibration, partial: Partial) -> Callable[[Tensor], Tensor]:

@@ -16,6 +16,7 @@ from tailorbird.measure.statistics import SAMPLE
 from tailorbird.pipeline.allocation import MASKED
 from tailorbird.pipeline.calibration import BATCH, ESTIMATE, HELD_BACK
 from tailorbird.pipeline.footprint import OUTPUTS, disk_needed, inputs_of, memory_needed, words
+from tailorbird.pipeline.guided import TOKENS as GUIDED
 from tailorbird.pipeline.handling import fresh_trial, handling_trial
 from tailorbird.pipeline.memory import keep_little
 from tailorbird.pipeline.prepare import Prepared, fitted_first
@@ -54,8 +55,8 @@ class Estimate:
     """What a job will need.
 
     Attributes:
-        seconds: by stage: rotate (where a rotation is learned), measure, fit, pack, score (of parts and formats),
-            distill (where the finished model learns), verify, evaluate.
+        seconds: by stage: rotate (where a rotation is learned), guide (where tokens have weights), measure, fit, pack,
+            score (of parts and formats), distill (where the finished model learns), verify, evaluate.
         total_seconds: their sum.
         memory_bytes: peak, above what the interpreter with its libraries takes.
         disk_bytes: most that is on disk at once: the artifact in the making, and what does not fit into memory.
@@ -107,6 +108,8 @@ def estimate(job: Prepared, tokens: int, evaluated: int = 0, batches: int = 1, a
         seconds["fit"] += _transforming(job, inner, tokens, batches)
     if job.method.rotate == "learned":
         seconds["rotate"] = _learning(job, inner, tokens, rate)
+    if job.method.guided:
+        seconds["guide"] = _guiding(job, inner, tokens, rate)
     if job.method.distill:
         seconds["distill"] = _distilling(job, inner, tokens, batches, rate) + handling.unpacked * weights
     attempts = _attempts(job, attempts)
@@ -143,6 +146,12 @@ def _learning(job: Prepared, inner: list[Part], tokens: int, rate: float) -> flo
     wide = job.model.parts[0].shape[1]
     steps = STEPS * 6.0 * LEARN_BATCH * (ROWS + TOKENS) * wide**2 if job.method.rotate_residual else 0.0
     return (steps + 2 * 2.0 * tokens * sum(part.numel * part.uses for part in inner) / FORWARD) / rate
+
+
+def _guiding(job: Prepared, inner: list[Part], tokens: int, rate: float) -> float:
+    """Blocks twice forwards and once back, which without gradients of weights is as much; the head three times."""
+    head = next(part.numel for part in reversed(job.plan.parts) if part.block is None)
+    return 2.0 * min(tokens, GUIDED) * 3 * (sum(part.numel * part.uses for part in inner) + head) / (FORWARD * rate)
 
 
 def _distilling(job: Prepared, inner: list[Part], tokens: int, batches: int, rate: float) -> float:

@@ -10,9 +10,12 @@ from tailorbird.measure.states import SPILL_BYTES
 from tailorbird.measure.statistics import SAMPLE
 from tailorbird.method import Method
 from tailorbird.pipeline.calibration import BATCH, ESTIMATE
+from tailorbird.pipeline.guided import TOKENS as GUIDED
 from tailorbird.pipeline.prepare import Prepared
 from tailorbird.score.losses import TOP
 from tailorbird.score.output import ROWS as OUTPUT_ROWS
+from tailorbird.score.output import SLICE
+from tailorbird.score.output import TOKENS as OUTPUT_TOKENS
 from tailorbird.tune import distill
 
 # Outputs that a method which decides by inputs compares at once, at most, and matrices of them that it holds.
@@ -53,7 +56,8 @@ def memory_needed(job: Prepared, inner: list[Part], tokens: int, batches: int) -
     ends = max((int(4 * copied * part.numel) + _working(job, part) + grams.get(None, 0) for part in outer), default=0)
     read = words(job) * (TOKENIZER if needs else TOKENIZER_READ)
     fitting = states + kept + max(block, ends, _scoring_memory(job, inner))
-    return int(read + max(fitting, _distilling_memory(job, tokens, batches)))
+    others = _guiding_memory(job, inner, tokens, batches), _distilling_memory(job, tokens, batches)
+    return int(read + max(fitting, *others))
 
 
 def _distilling_memory(job: Prepared, tokens: int, batches: int) -> int:
@@ -67,6 +71,25 @@ def _distilling_memory(job: Prepared, tokens: int, batches: int) -> int:
     logits = 4 * max(distill.PREDICTIONS, distill.COMPARED) * distill.CHUNK
     blocks = dense.learning().itemsize * sum(part.numel for part in inner)
     return blocks + 4 * (ends + window + logits) + 2 * job.plan.code_bytes + _states(job, inner, tokens)
+
+
+def _guiding_memory(job: Prepared, inner: list[Part], tokens: int, batches: int) -> int:
+    """Hidden states between all blocks, where they are not on disk; those behind one and the gradients there; a block's
+    weights, and what a window leaves behind in it; rows of the head with the logits of some tokens; what all count."""
+    if not job.method.guided:
+        return 0
+    states, window = _states(job, inner, min(tokens, GUIDED)), tokens // (BATCH * batches)
+    blocks = max(1, len({part.block for part in inner}))
+    between = states * (blocks + 1) if _between(job, inner, tokens) == 0 else 0
+    block = 4 * (sum(part.numel for part in inner) + 2 * window * sum(sum(part.shape) for part in inner)) // blocks
+    head = 4 * SLICE * (max(part.shape[1] for part in job.plan.parts if part.block is None) + 3 * OUTPUT_TOKENS)
+    return between + 2 * states + max(block, head) + 2 * 4 * tokens * len(inner)
+
+
+def _between(job: Prepared, inner: list[Part], tokens: int) -> int:
+    """Bytes on disk of the hidden states between all blocks, where they are too many for memory."""
+    states, places = _states(job, inner, min(tokens, GUIDED)), len({part.block for part in inner}) + 1
+    return states * places if job.method.guided and states * places > SPILL_BYTES else 0
 
 
 def _streams(job: Prepared) -> int:
@@ -85,7 +108,9 @@ def disk_needed(job: Prepared, inner: list[Part], tokens: int, attempts: int) ->
     states = _states(job, inner, tokens)
     spilled = _streams(job) * states if job.method.needs and states > SPILL_BYTES else 0
     attempts += job.method.distill > 0
-    return attempts * job.nbytes + FACTS * len(job.plan.parts) + spilled
+    guide = 4 * tokens * len(inner) * (job.method.guided > 0)
+    # States that tell what tokens count are gone before there is anything else.
+    return max(attempts * job.nbytes + FACTS * len(job.plan.parts) + guide + spilled, _between(job, inner, tokens))
 
 
 def _scoring_memory(job: Prepared, inner: list[Part]) -> int:

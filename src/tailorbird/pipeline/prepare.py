@@ -345,10 +345,12 @@ def turned(model: Model, method: Method) -> Model:
     """The model as the method wants it turned; a learned rotation begins at the random one, and is learned later.
 
     Raises:
-        UsageError: the method is to distil what is no language model, or to propagate errors in an unknown one.
+        UsageError: the method is to distil or to guide what is no language model, or to propagate errors in an unknown
+            one.
     """
-    if method.distill and not (model.anatomy.head and model.blocks):
-        raise UsageError(f"{model.source} can't be distilled", hint="only language models can; leave distill out")
+    for option, what in (("distill", "distilled"), ("guided", "guided")):
+        if getattr(method, option) and not (model.anatomy.head and model.blocks):
+            raise UsageError(f"{model.source} can't be {what}", hint=f"only language models can; leave {option} out")
     if method.propagate and not (model.anatomy.wiring and model.anatomy.wiring.readers):
         raise UsageError(
             f"errors can't be propagated in {model.source}",

@@ -87,7 +87,8 @@ def _stream(job: Prepared, windows: int, length: int) -> Stream:
 
     # A few small windows never are too large for memory: the folder is not used.
     ids, drift = torch.zeros(windows, length, dtype=torch.int64), "drift" in job.method.measures
-    return Stream(job.model, [ids], rows, Path(), rows if drift else None, drift)
+    guide = {part.name: torch.ones(windows, length) for part in job.plan.parts} if job.method.guided else None
+    return Stream(job.model, [ids], rows, Path(), rows if drift else None, drift, guide)
 
 
 def tune_trial(method: Method, like: Part, rows: int) -> None:

@@ -10,24 +10,22 @@ so products of different tokens are dropped: with one label a token they are mos
 made up for by factors measured on the model itself (`pipeline.allocation`). Rows of an embedding are the exception:
 tokens that read the same row share its error, and are summed before squaring.
 
-One block's weights and its tokens' inputs and gradients are in memory at a time; hidden states between blocks are
-kept, on disk where there are many.
+A block's inputs and gradients are in memory at a time (`score.backward`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tailorbird.anatomy import Model, Part
 from tailorbird.measure.shell import Shell
-from tailorbird.measure.states import States
-from tailorbird.score.output import Output, head_losses, output
+from tailorbird.score.backward import behind, forward, rows_used, through
+from tailorbird.score.output import head_losses
 from tailorbird.tasks.head import head_part
 
 Errors = Callable[[Part, Tensor, Tensor | None], list[Tensor]]
@@ -56,14 +54,20 @@ def fisher(
     """
     head = head_part(model)
     batches = list(windows[:, None])
-    shell, table = Shell(model), _table(model, windows)
-    bounds = _forward(shell, batches, table, folder)
-    losses, slopes = _head(shell, bounds[-1], head, errors, seed, windows.numel())
+    shell, table = Shell(model), rows_used(model, windows)
+    bounds = forward(shell, batches, table, folder)
+    slopes: list[Tensor] = []
+    total = torch.zeros(())
+    for given, said, slope in behind(shell, bounds[-1], seed):
+        total = total + len(given) * head_losses(model, given, said, lambda rows, at: errors(head, rows, at))
+        slopes.append(slope)
+    losses = {head.name: (total / windows.numel()).tolist()}
     for index in reversed(range(len(model.blocks))):
         parts = [part for part in model.parts if part.block == index]
-        slopes, found = _block(shell, index, bounds[index], slopes, parts)
+        seen: dict[str, Seen] = {part.name: [] for part in parts}
+        through(shell, index, bounds[index], slopes, parts, partial(_keep, seen))
         for part in parts:
-            losses[part.name] = _losses(errors(part, model.weight(part), None), found[part.name], windows.numel())
+            losses[part.name] = _losses(errors(part, model.weight(part), None), seen[part.name], windows.numel())
         model.drop(model.blocks[index])
         told(len(model.blocks) - index, len(model.blocks))
     for name, loss in _embedding(shell, batches, table, slopes, errors).items():
@@ -71,70 +75,11 @@ def fisher(
     return losses
 
 
-def _table(model: Model, windows: Tensor) -> tuple[Tensor, Tensor]:
-    """Token ids that are used, and their embedding rows."""
-    used = torch.unique(windows)
-    return used, model.gather(f"{model.anatomy.embedding}.weight", used).float()
-
-
-@torch.no_grad()
-def _forward(shell: Shell, batches: Sequence[Tensor], table: tuple[Tensor, Tensor], folder: Path) -> list[States]:
-    """Hidden states in front of every block, and behind the last."""
-    used, rows = table
-    entered = [shell.enter(batch, lambda ids: rows[torch.searchsorted(used, ids)]) for batch in batches]
-    bounds = [States(entered, folder / "0")]
-    for index, name in enumerate(shell.model.blocks):
-        shell.model.fill(name)
-        after = [shell.run(index, bounds[-1][i]) for i in range(len(batches))]
-        bounds.append(States(after, folder / str(index + 1)))
-        shell.model.drop(name)
-    return bounds
-
-
-def _head(
-    shell: Shell, states: States, head: Part, errors: Errors, seed: int, tokens: int
-) -> tuple[dict[str, list[float]], list[Tensor]]:
-    """The head's own losses, and gradients behind the last block."""
-    slopes: list[Tensor] = []
-    total = torch.zeros(())
-    for i in range(len(states)):
-        hidden = states[i].requires_grad_()
-        given = shell.leave(hidden)
-        flat = given.detach().reshape(-1, given.shape[-1])
-        found: Output = output(shell.model, flat, seed + i)
-        total = total + len(flat) * head_losses(shell.model, flat, found, lambda rows, at: errors(head, rows, at))
-        slopes.append(torch.autograd.grad(given, hidden, found.gradient.view_as(given))[0])
-    return {head.name: (total / tokens).tolist()}, slopes
-
-
 Seen = list[tuple[Tensor, Tensor]]
 
 
-def _block(
-    shell: Shell, index: int, states: States, slopes: list[Tensor], parts: Sequence[Part]
-) -> tuple[list[Tensor], dict[str, Seen]]:
-    """Gradients in front of a block; inputs and gradients at the outputs of its parts, (tokens, cols or rows)."""
-    shell.model.fill(shell.model.blocks[index])
-    seen: dict[str, Seen] = {part.name: [] for part in parts}
-    before = []
-    with ExitStack() as stack:
-        for name in seen:
-            hook = shell.model.module.get_submodule(name).register_forward_hook(_listen(seen[name]))
-            stack.callback(hook.remove)
-        for i in range(len(states)):
-            hidden = states[i].detach().requires_grad_()
-            before.append(torch.autograd.grad(shell.run(index, hidden), hidden, slopes[i])[0])
-    return before, seen
-
-
-def _listen(seen: Seen) -> Any:
-    def heard(module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
-        x = inputs[0].detach().reshape(-1, inputs[0].shape[-1])
-        out.register_hook(  # type: ignore[no-untyped-call]
-            lambda g: seen.append((x, g.reshape(-1, g.shape[-1])))
-        )
-
-    return heard
+def _keep(seen: Mapping[str, Seen], name: str, x: Tensor, slope: Tensor) -> None:
+    seen[name].append((x.reshape(-1, x.shape[-1]), slope.reshape(-1, slope.shape[-1])))
 
 
 @torch.no_grad()
