@@ -14,11 +14,13 @@ from tailorbird.anatomy import Model, Part
 from tailorbird.formats import PlaneSpec
 from tailorbird.methods.rtn import RTN
 from tailorbird.runtime.load import load
+from tailorbird.score import output as room
 from tailorbird.score.fisher import fisher
 from tailorbird.score.losses import factors, formats, losses, measured
-from tailorbird.score.output import head_losses, output
+from tailorbird.score.output import head_losses, mass, output
 from tailorbird.score.patched import patched
 from tailorbird.score.rounding import Rounding
+from tailorbird.tasks.head import Head
 from tailorbird.tasks.language import Reference, evaluate
 
 Open = Callable[[str], Model]
@@ -97,6 +99,19 @@ def test_the_head_s_loss_is_its_kl(opened: Open, windows: Tensor, family: str) -
     assert float(found[1]) == pytest.approx(4 * float(found[0]), rel=1e-4)
 
 
+@pytest.mark.parametrize("family", ["untied", "gemma2"])
+def test_slices_of_the_vocabulary_change_nothing(opened: Open, monkeypatch: pytest.MonkeyPatch, family: str) -> None:
+    model = opened(family)
+    states = torch.randn(50, 64, generator=torch.Generator().manual_seed(1))
+    whole = output(model, states, 3)
+    monkeypatch.setattr(room, "SLICE", 64)
+    monkeypatch.setattr(room, "TOKENS", 7)
+    some = output(model, states, 3)
+    assert torch.equal(whole.labels, some.labels) and len(set(whole.labels.tolist())) > 20
+    torch.testing.assert_close(whole.gradient, some.gradient, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(whole.log_total, some.log_total)
+
+
 def test_labels_follow_the_model_s_distribution(opened: Open) -> None:
     model = opened("llama")
     state = torch.randn(1, 64, generator=torch.Generator().manual_seed(1)) * 0.3
@@ -105,7 +120,7 @@ def test_labels_follow_the_model_s_distribution(opened: Open) -> None:
     share = (state @ model.weight(part).T).softmax(-1)[0]
     seen = torch.bincount(found.labels, minlength=len(share)) / 4000
     assert float((seen - share).abs().sum()) < 2.5 * float((share * (1 - share) / 4000).sqrt().sum())
-    assert torch.allclose(found.mass / 4000, share, atol=1e-5)
+    assert torch.allclose(mass(Head(model, state.repeat(4000, 1)[None]), found) / 4000, share, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])

@@ -149,9 +149,10 @@ def _learning(job: Prepared, inner: list[Part], tokens: int, rate: float) -> flo
 
 
 def _guiding(job: Prepared, inner: list[Part], tokens: int, rate: float) -> float:
-    """Blocks twice forwards and once back, which without gradients of weights is as much; the head three times."""
+    """Blocks twice forwards and once back, which without gradients of weights is as much; the head once each way."""
     head = next(part.numel for part in reversed(job.plan.parts) if part.block is None)
-    return 2.0 * min(tokens, GUIDED) * 3 * (sum(part.numel * part.uses for part in inner) + head) / (FORWARD * rate)
+    products = 3 * sum(part.numel * part.uses for part in inner) + 2 * head
+    return 2.0 * min(tokens, GUIDED) * products / (FORWARD * rate)
 
 
 def _distilling(job: Prepared, inner: list[Part], tokens: int, batches: int, rate: float) -> float:

@@ -1,7 +1,8 @@
 """The model's output distribution: labels drawn from it, its gradient, and what errors of the head do to it.
 
-The vocabulary is never in memory at once: rows of the head come in slices, twice. First the sums of the softmax, then
-labels by inverting the distribution function, and the gradient of their log-likelihood.
+The vocabulary is never in memory at once: rows of the head come in slices. In a first pass over them the sums of the
+softmax grow, and with them what the head's rows are on average; by these sums a token's label is in some slice, and the
+second pass looks for it there only.
 """
 
 from __future__ import annotations
@@ -29,13 +30,11 @@ class Output:
     Attributes:
         labels: drawn from its own distribution, int64 (tokens,).
         gradient: of the labels' log-likelihood with respect to what the head is given, float32 (tokens, width).
-        mass: probability of every row of the head, summed over the tokens, float32 (rows,).
         log_total: log-sum-exp of the logits, float32 (tokens,).
     """
 
     labels: Tensor
     gradient: Tensor
-    mass: Tensor
     log_total: Tensor
 
 
@@ -43,33 +42,32 @@ class Output:
 def output(model: Model, states: Tensor, seed: int) -> Output:
     """Labels and gradients after hidden states (tokens, width)."""
     n, head = len(states), Head(model, states[None])
-    rows = head.part.shape[0]
-    chunks = [slice(low, min(low + TOKENS, n)) for low in range(0, n, TOKENS)]
-    softmax = StreamingSoftmax(torch.zeros(n, dtype=torch.int64))
-    for start, stop in _slices(rows):
+    slices, softmax = _slices(head.part.shape[0]), StreamingSoftmax(torch.zeros(n, dtype=torch.int64))
+    mean, sums = torch.zeros(n, states.shape[1], dtype=torch.float64), []
+    for start, stop in slices:
         head.take(start, stop)
-        for tokens in chunks:
-            softmax.add(tokens, start, head.logits(tokens))
-    log_total = softmax.log_total().float()
-    point = torch.rand(n, generator=torch.Generator().manual_seed(seed))
-    labels, below = torch.full((n,), rows - 1), torch.zeros(n)
-    gradient, mass = torch.zeros(n, states.shape[1]), torch.zeros(rows)
-    for start, stop in _slices(rows):
-        head.take(start, stop)
-        for tokens in chunks:
+        for tokens in _chunks(n):
             logits = head.logits(tokens)
-            share = (logits - log_total[tokens, None]).exp_()
-            mass[start:stop] += share.sum(0)
-            above = below[tokens] + share.sum(1)
-            here = ((below[tokens] <= point[tokens]) & (point[tokens] < above)).nonzero()[:, 0]
-            inside = (share[here].cumsum(1) + below[tokens][here, None] <= point[tokens][here, None]).sum(1)
-            inside = inside.clamp_max(stop - start - 1)
-            labels[tokens.start + here] = inside + start
-            share.neg_()[here, inside] += 1
-            gradient[tokens] += (share * slope(head, logits)) @ head.weight
-            below[tokens] = above
-    # Rounding may leave a token without a label: it then has the gradient of none, which is next to nothing.
-    return Output(labels, gradient, mass, log_total)
+            fading, likely = softmax.add(tokens, start, logits)
+            mean[tokens] *= fading[:, None]
+            mean[tokens] += likely.mul_(slope(head, logits)) @ head.weight
+        sums.append(softmax.log_total())
+    log_total, mean = sums[-1].float(), mean / softmax.total[:, None]
+    point = torch.rand(n, generator=torch.Generator().manual_seed(seed))
+    below = torch.stack([torch.full_like(sums[0], -torch.inf), *sums[:-1]]).sub_(sums[-1]).exp_().float()
+    within, labels = (below <= point).sum(0) - 1, torch.empty(n, dtype=torch.int64)
+    for k, (start, stop) in enumerate(slices):
+        here = (within == k).nonzero()[:, 0]
+        few = Head(model, states[None, here])
+        few.take(start, stop)
+        for at in _chunks(len(here)):
+            logits, drawn = few.logits(at), here[at]
+            share = (logits - log_total[drawn, None]).exp_()
+            inside = (share.cumsum(1) + below[k, drawn, None] <= point[drawn, None]).sum(1).clamp_max(stop - start - 1)
+            labels[drawn] = inside + start
+            steep = slope(few, logits).expand_as(logits).gather(1, inside[:, None])
+            mean[drawn] -= steep * few.weight[inside]
+    return Output(labels, mean.neg_().float(), log_total)
 
 
 @torch.no_grad()
@@ -89,13 +87,12 @@ def head_losses(
         float64 (options,).
     """
     head = Head(model, states[None])
-    rows = found.mass.topk(min(ROWS, len(found.mass))).indices.sort().values
+    rows = mass(head, found).topk(min(ROWS, head.part.shape[0])).indices.sort().values
     head.weight = model.gather(head.part.tensor, rows).float()
     head.bias_rows = None if head.bias is None else head.bias[rows]
     wrong = errors(head.weight, rows)
     losses = torch.zeros(len(wrong), dtype=torch.float64)
-    for low in range(0, len(states), TOKENS):
-        tokens = slice(low, min(low + TOKENS, len(states)))
+    for tokens in _chunks(len(states)):
         logits = head.logits(tokens)
         share = (logits - found.log_total[tokens, None]).exp_()
         share /= share.sum(1, keepdim=True)
@@ -107,6 +104,16 @@ def head_losses(
     return losses / len(states)
 
 
+def mass(head: Head, found: Output) -> Tensor:
+    """Probability of every row of a head, summed over the tokens that `found` is of, float32 (rows,)."""
+    total = torch.zeros(head.part.shape[0])
+    for start, stop in _slices(len(total)):
+        head.take(start, stop)
+        for tokens in _chunks(len(found.labels)):
+            total[start:stop] += (head.logits(tokens) - found.log_total[tokens, None]).exp_().sum(0)
+    return total
+
+
 def slope(head: Head, logits: Tensor) -> Tensor:
     """Derivative of the logits with respect to what they were before a soft cap."""
     return 1 - (logits / head.cap).square_() if head.cap else torch.ones(1, 1)
@@ -114,3 +121,7 @@ def slope(head: Head, logits: Tensor) -> Tensor:
 
 def _slices(rows: int) -> list[tuple[int, int]]:
     return [(start, min(start + SLICE, rows)) for start in range(0, rows, SLICE)]
+
+
+def _chunks(tokens: int) -> list[slice]:
+    return [slice(low, min(low + TOKENS, tokens)) for low in range(0, tokens, TOKENS)]
