@@ -171,12 +171,6 @@ def _fitted(
     clock: dict[str, float],
 ) -> tuple[Prepared, dict[str, str]]:
     """The job with its final plan, and the digests of the fitted weights."""
-
-    found: Guide = {}
-
-    def run(job: Prepared, into: Partial) -> dict[str, str]:
-        return _run(job, data, into, seed, progress, clock, found)
-
     fitted = partial.attempt("fitted") if job.method.distill else partial
     try:
         # Attempts share one rotation, and are compared with the model as it turned it.
@@ -184,8 +178,12 @@ def _fitted(
             with progress.stage("rotate", clock), torch.no_grad():
                 torch.manual_seed(0)
                 job = learned(job, data, partial.folder / "work" / "states" / "rotate")
-        if job.method.guided and (windows is not None or not _complete(job, fitted)):
-            found = guided(job, data, partial, seed, progress, clock)
+        wanted = job.method.guided and (windows is not None or not _complete(job, fitted))
+        guide = guided(job, data, partial, seed, progress, clock) if wanted else {}
+
+        def run(job: Prepared, into: Partial) -> dict[str, str]:
+            return _run(job, data, into, seed, progress, clock, guide)
+
         if windows is None:
             weights = run(job, fitted)
         else:
