@@ -49,8 +49,9 @@ def test_attention_by_hand() -> None:
 def test_the_catalogue_in_blocks(monkeypatch: pytest.MonkeyPatch, form: Any) -> None:
     model, ids = made(form=form), torch.tensor([[0, 3, 1], [2, 5, 4]])
     whole = model.ranked(ids)
-    monkeypatch.setattr(din, "BLOCK", 5)
+    monkeypatch.setattr(din, "AT_ONCE", 5 * len(ids))
     torch.testing.assert_close(model.ranked(ids), whole)
+    assert model.ranked(ids[:0]).shape == (0, whole.shape[1])
     some = torch.tensor([[7, 2], [1, 12]])
     torch.testing.assert_close(model.logits(ids, some), whole.gather(1, some))
     if form == "dot":

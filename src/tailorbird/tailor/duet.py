@@ -96,11 +96,10 @@ class Static(nn.Module):
 def through(state: Tensor, heads: Mapping[str, Tensor], *, residual: bool = True) -> Tensor:
     """States (batch, width), or (batch, candidates, width), through a head a row; `head.mapped` with gradients."""
     w0, b0, w1, b1 = (heads[name] for name in NAMES)
-    columns = state[:, :, None] if state.dim() == 2 else state.transpose(1, 2)
-    inner = torch.tanh(torch.bmm(w0, columns) + b0[:, :, None])
-    made = torch.bmm(w1, inner) + b1[:, :, None]
-    made = made[:, :, 0] if state.dim() == 2 else made.transpose(1, 2)
-    return state + made if residual else made
+    rows = state[:, None] if state.dim() == 2 else state
+    inner = torch.tanh(torch.baddbmm(b0[:, None], rows, w0.transpose(1, 2)))
+    made = torch.baddbmm(rows + b1[:, None] if residual else b1[:, None], inner, w1.transpose(1, 2))
+    return made.view_as(state)
 
 
 def behind(histories: list[Ints], length: int) -> tuple[Tensor, Tensor]:

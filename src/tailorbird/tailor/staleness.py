@@ -154,7 +154,7 @@ def _scores(stream: Stream, heads: Mapping[str, Floats], items: Floats, device: 
         return found
     states = stream.towards(stream.history(device, event))
     each = (mapped(states, {name: values[j] for name, values in mine.items()}) for j in range(event + 1))
-    return np.stack([(one * items).sum(1) for one in (states, *each)])
+    return np.stack([np.einsum("ij,ij->i", one, items) for one in (states, *each)])
 
 
 def ranks_of(table: Ints, used: Ints) -> Ints:

@@ -21,7 +21,7 @@ from tailorbird.errors import UsageError
 from tailorbird.zoo.recommenders.dropout import Dropout
 from tailorbird.zoo.recommenders.model import Recommender, Shape, Turn
 
-BLOCK = 1024  # candidates at once, when all are asked for
+AT_ONCE = 2**14  # states, when all candidates are asked for: what a core's cache holds
 UNIT, TOWER = 36, (200, 80)  # inner sizes of the published form
 
 
@@ -83,10 +83,10 @@ class DIN(Recommender):
             return self._summed(ids, target.expand(len(ids), *target.shape[-2:]))
         ages = torch.arange(ids.shape[1] - 1, -1, -1)
         events = self.dropout(self.items(ids) * math.sqrt(self.shape.width) + self.positions(ages))
-        logits = self.query(target) @ self.key(events).transpose(1, 2) / math.sqrt(self.shape.width)
-        logits = logits.masked_fill((ids == 0)[:, None], -torch.inf)
-        nothing = logits.new_zeros(*logits.shape[:2], 1)
-        pooled = torch.cat([logits, nothing], 2).softmax(2)[..., :-1] @ self.value(events)
+        keys, values = (_with_nothing(read(events)) for read in (self.key, self.value))
+        logits = self.query(target) @ (keys / math.sqrt(self.shape.width)).transpose(1, 2)
+        away = functional.pad(ids == 0, (0, 1), value=False)
+        pooled = logits.masked_fill_(away[:, None], -torch.inf).softmax(2) @ values
         found: Tensor = pooled + self.down(self.dropout(torch.relu(self.read(pooled) + self.target(target))))
         return found
 
@@ -108,8 +108,8 @@ class DIN(Recommender):
 
     def ranked(self, ids: Tensor, turn: Turn | None = None) -> Tensor:
         """See `Recommender`: the catalogue in blocks."""
-        everything = torch.arange(self.shape.items + 1)
-        return torch.cat([self.logits(ids, block, turn) for block in torch.split(everything, BLOCK)], 1)
+        blocks = torch.split(torch.arange(self.shape.items + 1), max(1, AT_ONCE // max(1, len(ids))))
+        return torch.cat([self.logits(ids, block, turn) for block in blocks], 1)
 
     def states(self, ids: Tensor) -> Tensor:
         """The state after every event towards every item, (batch, length, items + 1, width): for small catalogues."""
@@ -131,6 +131,11 @@ class DIN(Recommender):
     def summary(self, ids: Tensor) -> Tensor:
         """See `Recommender`: the state towards the latest event."""
         return self.towards(ids, ids[:, -1:])[:, 0]
+
+
+def _with_nothing(events: Tensor) -> Tensor:
+    """(batch, length, width) and one more place of zeros: what attention has where no event is like the candidate."""
+    return functional.pad(events, (0, 0, 0, 1))
 
 
 class Dice(nn.Module):
