@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tailorbird.errors import UsageError
 from tailorbird.runtime.completion import Completion, Sampling
 from tailorbird.runtime.load import load
-from tailorbird.runtime.sampling import chance, choose
+from tailorbird.runtime.sampling import Chance, choose
 from tailorbird.runtime.stream import StopText, TextStream
 
 
@@ -116,10 +116,11 @@ def test_stop_texts_end_where_the_first_is_complete(text: str, stop: list[str], 
 
 
 def test_drawing_follows_the_chances() -> None:
-    generator = chance(0)
-    logits = torch.tensor([0.5, 0.3, 0.2, 0.0]).log()
+    generator = Chance(0)
+    chances = torch.tensor([0.5, 0.3, 0.2, 0.0])
+    logits = chances.log().numpy()
     drawn = torch.tensor([choose(logits, generator, temperature=1.0) for _ in range(2000)]).bincount(minlength=4) / 2000
-    assert torch.allclose(drawn, logits.exp(), atol=0.04)
+    assert torch.allclose(drawn, chances, atol=0.04)
     drawn = torch.tensor([choose(logits, generator, temperature=1.0, top_p=0.7) for _ in range(500)]).bincount(
         minlength=4
     )
@@ -176,9 +177,9 @@ def test_completions_take_turns(make_packed: Any) -> None:
 def test_limits_reach_beyond_the_likeliest_few() -> None:
     """Where chances are nearly even, all of a large vocabulary may be drawn from."""
     logits = torch.linspace(0, 1e-3, 3000)
-    generator = chance(0)
+    generator = Chance(0)
     for limits in ({"top_p": 0.9}, {"min_p": 0.5}, {"top_k": 2000}, {}):
-        drawn = {choose(logits, generator, 1.0, **limits) for _ in range(400)}  # type: ignore[arg-type]
+        drawn = {choose(logits.numpy(), generator, 1.0, **limits) for _ in range(400)}  # type: ignore[arg-type]
         assert min(drawn) < 2000 and len(drawn) > 300
     for limits in ({"top_p": 1e-6}, {"min_p": 1.0}, {"top_k": 1}):
-        assert choose(logits, generator, 1.0, **limits) == 2999  # type: ignore[arg-type]
+        assert choose(logits.numpy(), generator, 1.0, **limits) == 2999  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
@@ -13,7 +14,7 @@ from torch import Tensor
 from tailorbird.errors import UsageError
 from tailorbird.kernels.native import extension
 from tailorbird.runtime.completion import Sampling
-from tailorbird.runtime.sampling import Weights, chance, choose
+from tailorbird.runtime.sampling import Chance, Weights, choose
 
 LIMITS: list[dict[str, Any]] = [
     {},
@@ -41,8 +42,8 @@ def expected(logits: Tensor, temperature: float, **limits: Any) -> Tensor:
 
 
 def drawn(logits: Tensor, count: int, seed: int = 0, **settings: Any) -> Tensor:
-    generator = chance(seed)
-    tokens = [choose(logits, generator, **settings) for _ in range(count)]
+    generator = Chance(seed)
+    tokens = [choose(logits.numpy(), generator, **settings) for _ in range(count)]
     return torch.tensor(tokens).bincount(minlength=len(logits))
 
 
@@ -86,11 +87,28 @@ def test_seeds() -> None:
         first, again, other = (drawn(logits, 40, seed, temperature=1.0, **limits) for seed in (1, 1, 2))
         assert torch.equal(first, again) and not torch.equal(first, other)
     for seed in (-(2**63), 2**64 - 1):
-        assert 0 <= chance(Sampling(seed=seed).seed).random() < 1
+        assert 0 <= Chance(Sampling(seed=seed).seed).random() < 1
     for seed in (-(2**63) - 1, 2**64):
         with pytest.raises(UsageError, match="seed is") as caught:
             Sampling(seed=seed)
         assert caught.value.hint
+
+
+def test_chance_is_one_row_of_numbers_however_many_are_drawn_at_once() -> None:
+    """A seed gives the same text as when numbers were drawn one by one."""
+    chance, source = Chance(-3), np.random.Generator(np.random.PCG64(2**64 - 3))
+    assert [chance.random() for _ in range(1000)] == [source.random() for _ in range(1000)]
+
+
+def test_weights_are_powers_of_e() -> None:
+    logits = np.linspace(-120, 5, 5000, dtype=np.float32)
+    weights = Weights(logits, 1.25)
+    found = weights.of(np.arange(len(weights.sums))).reshape(-1)[: len(logits)]
+    wanted = np.exp((logits.astype(np.float64) - logits.max()) / 1.25)
+    np.testing.assert_allclose(found, np.where(wanted > 2.0**-124, wanted, found), rtol=2e-5)
+    near = wanted > 1e-3
+    np.testing.assert_allclose(found[near], wanted[near], rtol=1.5e-6)
+    assert found[-1] == 1 and (found[wanted < 2.0**-125] <= 2.0**-125).all()
 
 
 def test_tokens_far_apart_are_drawn_by_their_chances() -> None:
@@ -107,7 +125,7 @@ def test_tokens_far_apart_are_drawn_by_their_chances() -> None:
 def test_logits_may_lie_apart() -> None:
     logits = torch.stack([torch.arange(300.0), -torch.arange(300.0)], 1)
     for column, likely in ((0, 299), (1, 0)):
-        assert choose(logits[:, column], chance(0), temperature=0.01) == likely
+        assert choose(logits[:, column].numpy(), Chance(0), temperature=0.01) == likely
 
 
 def test_a_token_without_a_chance_is_never_drawn() -> None:
@@ -119,9 +137,10 @@ def test_a_token_without_a_chance_is_never_drawn() -> None:
 
 def test_all_chances_together_leave_out_nothing() -> None:
     logits = torch.tensor([0.0, -4.0]).repeat(50)
-    seeds = [chance(seed) for seed in (7, 7)]
+    seeds = [Chance(seed) for seed in (7, 7)]
     one, other = (
-        [choose(logits, seed, 3.0, top_p=p) for _ in range(200)] for seed, p in zip(seeds, (1.0, None), strict=True)
+        [choose(logits.numpy(), seed, 3.0, top_p=p) for _ in range(200)]
+        for seed, p in zip(seeds, (1.0, None), strict=True)
     )
     assert one == other and 1 in {token % 2 for token in one}
 
@@ -134,8 +153,8 @@ def test_the_kernels_draw_as_plain_arithmetic_does(count: int) -> None:
     logits[::7] = -torch.inf
     logits[count // 2] = torch.nan if count > 1 else 1.0
     weights = Weights(logits.numpy(), 0.8)
-    ours, theirs = chance(2), chance(2)
-    assert [choose(logits, ours, 0.8) for _ in range(300)] == [weights.drawn(theirs) for _ in range(300)]
+    ours, theirs = Chance(2), Chance(2)
+    assert [choose(logits.numpy(), ours, 0.8) for _ in range(300)] == [weights.drawn(theirs) for _ in range(300)]
     for uniform in (-0.1, 1.0, math.nan):
         with pytest.raises(ValueError, match="chance"):
             module.draw(logits.numpy(), 0.8, uniform)

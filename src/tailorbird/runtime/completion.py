@@ -6,10 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from torch import Tensor
-
 from tailorbird.errors import UsageError
-from tailorbird.runtime.sampling import chance, choose
+from tailorbird.runtime.sampling import Chance, Numbers, choose
 from tailorbird.runtime.stream import StopText, TextStream
 from tailorbird.tasks.tokenizer import Tokenizer
 
@@ -59,7 +57,7 @@ class Sampling:
 class Steps(Protocol):
     """Logits of the next token, float32 (vocabulary,), one step at a time; they hold until the next."""
 
-    def __next__(self) -> Tensor:
+    def __next__(self) -> Numbers:
         """The logits after all tokens so far."""
         ...
 
@@ -106,9 +104,9 @@ class Completion:
         # Keys and values go when the iteration ends, not when the counts are no longer looked at.
         steps, self._steps = self._steps, None
         assert steps is not None, "a completion can be iterated over once"
-        generator = chance(how.seed)
+        chance = Chance(how.seed)
         for _ in range(how.max_new_tokens):
-            token = choose(next(steps), generator, how.temperature, how.top_k, how.top_p, how.min_p)
+            token = choose(next(steps), chance, how.temperature, how.top_k, how.top_p, how.min_p)
             self.tokens += 1
             if token in self._tokenizer.eos:
                 self.finish = "stop"

@@ -94,13 +94,13 @@ class NativeSteps:
     def __init__(self, text: Text, ids: Sequence[int]) -> None:
         self.text, self.waiting = text, list(ids)
         self.logits = np.empty((1, text.owner.vocabulary), dtype=np.float32)
-        self.last = torch.from_numpy(self.logits)[0]
+        self.last: Logits = self.logits[0]
 
     def feed(self, token: int) -> None:
         """The token that was chosen."""
         self.waiting.append(token)
 
-    def __next__(self) -> Tensor:
+    def __next__(self) -> Logits:
         """float32 (vocabulary,); the next step writes over it."""
         ids, self.waiting = self.waiting, []
         self.text.fill(ids, self.logits)

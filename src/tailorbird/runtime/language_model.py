@@ -14,6 +14,7 @@ from tailorbird.errors import UsageError, require
 from tailorbird.runtime.completion import Completion, Sampling, Steps
 from tailorbird.runtime.decoder import NativeDecoder, NativeSteps, Settings, native_decoder
 from tailorbird.runtime.modules import held_bytes
+from tailorbird.runtime.sampling import Numbers
 from tailorbird.tasks.tokenizer import Source, Tokenizer
 
 
@@ -129,7 +130,7 @@ class LanguageModel:
             )
 
 
-class _Steps(Iterator[Tensor]):
+class _Steps(Iterator[Numbers]):
     """Logits of the next token, one step at a time, with the keys and values of earlier ones kept."""
 
     def __init__(self, module: nn.Module, ids: Sequence[int]) -> None:
@@ -142,8 +143,9 @@ class _Steps(Iterator[Tensor]):
         self.waiting.append(token)
 
     @torch.no_grad()
-    def __next__(self) -> Tensor:
+    def __next__(self) -> Numbers:
         ids = torch.tensor([self.waiting], dtype=torch.int64)
         self.waiting = []
         out = self.module(input_ids=ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
-        return torch.as_tensor(out.logits)[0, -1].float()
+        last: Numbers = torch.as_tensor(out.logits)[0, -1].float().numpy()
+        return last

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from tailorbird.kernels import native
 
 _COLDEST = 1e-6
 _STRETCH = 128
+_AT_ONCE = 256
 # What is looked at for the most likely tokens, in turn until that is enough; the most likely one weighs 1.
 _BOUNDS = (2**-4, 2**-8, 2**-12, 2**-16, 2**-24, 0.0)
 
@@ -81,24 +81,37 @@ class Weights:
                 break
         return np.sort(weights)[::-1]
 
-    def drawn(self, generator: np.random.Generator) -> int:
+    def drawn(self, chance: Chance) -> int:
         """A token, drawn by weight."""
         reach = np.cumsum(self.sums, dtype=np.float64)
-        point = generator.random() * float(reach[-1])
+        point = chance.random() * float(reach[-1])
         stretch = _first_beyond(reach, point)
         inside = np.cumsum(self.of(np.array([stretch]))[0], dtype=np.float64)
         return stretch * _STRETCH + _first_beyond(inside, point - (float(reach[stretch - 1]) if stretch else 0.0))
 
 
-def chance(seed: int) -> np.random.Generator:
-    """A source of chance, which costs less a number than torch's. `seed` may be any whole number of 64 bits, below zero
-    too."""
-    return np.random.Generator(np.random.PCG64(seed % 2**64))
+class Chance:
+    """A source of chance. Its numbers are drawn many at a time: a token's weights have thrown the code that draws them
+    out of the cache, so that a single one takes as long as a hundred.
+
+    Args:
+        seed: any whole number of 64 bits, below zero too.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._source = np.random.Generator(np.random.PCG64(seed % 2**64))
+        self._drawn: list[float] = []
+
+    def random(self) -> float:
+        """From 0 up to 1."""
+        if not self._drawn:
+            self._drawn = self._source.random(_AT_ONCE)[::-1].tolist()
+        return self._drawn.pop()
 
 
 def choose(
-    logits: Tensor,
-    generator: np.random.Generator,
+    logits: Numbers,
+    chance: Chance,
     temperature: float = 0.0,
     top_k: int | None = None,
     top_p: float | None = None,
@@ -108,26 +121,27 @@ def choose(
 
     Args:
         logits: of the next token.
-        generator: source of chance; a drawn token takes one number of it.
+        chance: a drawn token takes one number of it.
         temperature: logits are divided by it; 0 takes the most likely token.
         top_k: only the k most likely tokens are drawn from.
         top_p: only the fewest tokens whose probabilities reach p are drawn from (nucleus sampling, arXiv 1904.09751).
         min_p: only tokens at least p times as likely as the most likely one are drawn from (arXiv 2407.01082).
     """
     if temperature <= 0:
-        return int(logits.numpy().argmax())
-    numbers, temperature = np.ascontiguousarray(logits.numpy(), np.float32), max(temperature, _COLDEST)
+        return int(logits.argmax())
+    numbers = logits if logits.flags.c_contiguous else np.ascontiguousarray(logits)
+    temperature = max(temperature, _COLDEST)
     if top_p is not None and top_p >= 1:
         top_p = None
     unlimited = not top_k and top_p is None and min_p is None
     if unlimited and (module := native.extension()):
-        return int(module.draw(numbers, temperature, generator.random()))
+        return int(module.draw(numbers, temperature, chance.random()))
     weights = Weights(numbers, temperature)
     if unlimited:
-        return weights.drawn(generator)
+        return weights.drawn(chance)
     tokens, chances = _left(weights, top_k if top_k and top_k < len(logits) else None, top_p, min_p)
     reach = np.cumsum(chances, dtype=np.float64)
-    return int(tokens[_first_beyond(reach, generator.random() * float(reach[-1]))])
+    return int(tokens[_first_beyond(reach, chance.random() * float(reach[-1]))])
 
 
 def _first_beyond(reach: npt.NDArray[np.float64], point: float) -> int:

@@ -16,7 +16,7 @@ from tailorbird.kernels import native
 from tailorbird.plan import Plan
 from tailorbird.runtime.completion import Sampling
 from tailorbird.runtime.language_model import LanguageModel
-from tailorbird.runtime.sampling import chance, choose
+from tailorbird.runtime.sampling import Chance, choose
 
 START = 16
 """Tokens of the prompt that decoding starts from."""
@@ -135,13 +135,13 @@ def _prefill(model: LanguageModel, ids: list[int]) -> float:
 def _decode(model: LanguageModel, ids: list[int], tokens: int, temperature: float = 0.0) -> tuple[float, float]:
     """Seconds of `tokens` tokens, and the share of them outside products; the prompt is not counted."""
     steps = model.steps(ids, tokens + 1)
-    generator = chance(0)
-    token = choose(next(steps), generator, temperature)
+    chance = Chance(0)
+    token = choose(next(steps), chance, temperature)
 
     def run(token: int = token) -> None:
         for _ in range(tokens):
             steps.feed(token)
-            token = choose(next(steps), generator, temperature)
+            token = choose(next(steps), chance, temperature)
 
     before = model.decoder.product_seconds if model.decoder else 0.0
     took = _timed(run)

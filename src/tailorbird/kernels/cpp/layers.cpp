@@ -40,11 +40,17 @@ TAILORBIRD_INLINE Floats activate(Floats x, Gate kind) {
   return 0.5f * x * (1.0f + hyperbolic_tangent(inner));
 }
 
-// To nearest, ties to even.
-TAILORBIRD_INLINE uint16_t rounded(float x) {
+// The word whose upper half is the number in bfloat16: to nearest, ties to even.
+TAILORBIRD_INLINE uint32_t rounded(float x) {
   uint32_t word;
   std::memcpy(&word, &x, sizeof word);
-  return static_cast<uint16_t>((word + 0x7fff + ((word >> 16) & 1)) >> 16);
+  return word + 0x7fff + ((word >> 16) & 1);
+}
+
+TAILORBIRD_INLINE Words rounded(Floats x) {
+  Words words;
+  std::memcpy(&words, &x, sizeof words);
+  return words + 0x7fff + ((words >> 16) & 1);
 }
 
 TAILORBIRD_INLINE float number(uint16_t half) {
@@ -229,10 +235,14 @@ TAILORBIRD_CLONES void soft_cap(float* x, float cap, int64_t n) {
   for (; i < n; ++i) x[i] = cap * std::tanh(x[i] / cap);
 }
 
-void to_bf16(const float* x, int64_t dim, uint16_t* out) {
-  const int64_t paired = dim / kPair * kPair;
-  for (int64_t d = 0; d < paired; ++d) out[d / kPair * kPair + d % kLanes * 2 + d % kPair / kLanes] = rounded(x[d]);
-  for (int64_t d = paired; d < dim; ++d) out[d] = rounded(x[d]);
+TAILORBIRD_CLONES void to_bf16(const float* x, int64_t dim, uint16_t* out) {
+  int64_t d = 0;
+  for (; d + kPair <= dim; d += kPair) {
+    const Words low = rounded(load(x + d)) >> 16, high = rounded(load(x + d + kLanes)) & 0xffff0000u;
+    const Words both = low | high;
+    std::memcpy(out + d, &both, sizeof both);
+  }
+  for (; d < dim; ++d) out[d] = static_cast<uint16_t>(rounded(x[d]) >> 16);
 }
 
 float to_int8(const float* x, int64_t dim, int8_t* out) {

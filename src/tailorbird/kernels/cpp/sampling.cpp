@@ -18,16 +18,20 @@ constexpr size_t kAlone = 64;     // stretches that are not worth waking other t
 // The first where the second is no number.
 TAILORBIRD_INLINE Floats higher(Floats a, Floats b) { return b > a ? b : a; }
 
-// Of whole stretches.
+// Of whole stretches; several at once, so that none waits for the one before it.
 TAILORBIRD_CLONES float highest_of(const float* x, size_t n) {
-  Floats most = broadcast(kNone);
-  for (size_t i = 0; i < n; i += kLanes) most = higher(most, load(x + i));
-  return highest(most);
+  Floats most[4];
+  for (Floats& one : most) one = broadcast(kNone);
+  for (size_t i = 0; i < n; i += 4 * kLanes)
+    for (int k = 0; k < 4; ++k) most[k] = higher(most[k], load(x + i + k * kLanes));
+  return highest(higher(higher(most[0], most[1]), higher(most[2], most[3])));
 }
 
+// 2**(factor * (a logit - top)), for factors that are not negative.
 TAILORBIRD_INLINE Floats weights_at(const float* logits, float top, float factor) {
-  const Floats x = (load(logits) - top) * factor, low = broadcast(-87.0f);
-  return x >= low ? exponential(x >= low ? x : low) : Floats{};
+  const Floats x = (load(logits) - top) * factor, low = broadcast(-125.0f), near = x > low ? x : low;
+  const Floats shifted = near + kWhole;
+  return x > low ? power_of_two(shifted, near - (shifted - kWhole)) : Floats{};
 }
 
 TAILORBIRD_CLONES void sum_up(const float* logits, size_t count, float top, float factor, float* sums, float* tops) {
@@ -86,13 +90,13 @@ float weigh(const Choice& choice, float* sums, float* tops) {
     const float* mine = choice.logits + begin * kStretch;
     highs[thread] = highest_of(mine, (end - begin) * kStretch);
     if (threads > 1) pool->barrier();
-    sum_up(mine, end - begin, top(), 1 / choice.temperature, sums + begin, tops + begin);
+    sum_up(mine, end - begin, top(), choice.factor(), sums + begin, tops + begin);
   };
   if (threads > 1)
     pool->each(part);
   else
     part(0);
-  if (whole < choice.stretches()) sum_up(rest.logits, 1, top(), 1 / choice.temperature, sums + whole, tops + whole);
+  if (whole < choice.stretches()) sum_up(rest.logits, 1, top(), choice.factor(), sums + whole, tops + whole);
   return top();
 }
 
@@ -101,7 +105,7 @@ void weights_of(const Choice& choice, float highest, const int64_t* stretches, s
   for (size_t i = 0; i < count; ++i) {
     const size_t s = static_cast<size_t>(stretches[i]);
     const float* logits = s < choice.n / kStretch ? choice.logits + s * kStretch : rest.logits;
-    weigh_stretch(logits, highest, 1 / choice.temperature, weights + i * kStretch);
+    weigh_stretch(logits, highest, choice.factor(), weights + i * kStretch);
   }
 }
 

@@ -8,13 +8,14 @@ namespace tailorbird {
 
 constexpr size_t kStretch = 128;  // tokens whose sum and highest weight are told together
 
-// A token weighs exp((its logit - the highest logit) / temperature). What is e**87 times less likely than the most
+// A token weighs exp((its logit - the highest logit) / temperature). What is 2**125 times less likely than the most
 // likely one, and what is no number, weighs nothing.
 struct Choice {
   const float* logits;
   size_t n;
   float temperature;
 
+  float factor() const { return 1.44269504f / temperature; }  // what logits are multiplied with for powers of two
   size_t stretches() const { return (n + kStretch - 1) / kStretch; }
 };
 

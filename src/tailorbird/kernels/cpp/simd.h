@@ -18,6 +18,9 @@ namespace tailorbird {
 constexpr int kLanes = 16;
 typedef float Floats __attribute__((vector_size(64)));
 typedef int32_t Ints __attribute__((vector_size(64)));
+typedef float Halves __attribute__((vector_size(32)));
+typedef float Quarters __attribute__((vector_size(16)));
+typedef uint32_t Words __attribute__((vector_size(64)));
 typedef int8_t Bytes __attribute__((vector_size(16)));
 
 // Everything below is inlined into the clones, so that it is compiled for their processor.
@@ -61,13 +64,25 @@ TAILORBIRD_INLINE Pair load_pair(const int8_t* p) {
           __builtin_convertvector(__builtin_convertvector(v[1], Ints), Floats)};
 }
 
-// In pairs, so that the additions don't wait for each other.
-TAILORBIRD_INLINE float sum(Floats v) {
-  float a[kLanes];
+// Half of the lanes with the other half, and so on: what is left is one number. Compilers make loops in memory of the
+// same said by index.
+template <class F>
+TAILORBIRD_INLINE float folded(Floats v, F f) {
+  Halves a[2];
   std::memcpy(a, &v, sizeof a);
-  for (int n = kLanes / 2; n > 0; n /= 2)
-    for (int i = 0; i < n; ++i) a[i] += a[i + n];
-  return a[0];
+  a[0] = f(a[0], a[1]);
+  Quarters b[2];
+  std::memcpy(b, a, sizeof b);
+  b[0] = f(b[0], b[1]);
+  return f(f(b[0][0], b[0][2]), f(b[0][1], b[0][3]));
+}
+
+TAILORBIRD_INLINE float sum(Floats v) {
+  return folded(v, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
+}
+
+TAILORBIRD_INLINE float highest(Floats v) {
+  return folded(v, [](auto a, auto b) __attribute__((always_inline)) { return b > a ? b : a; });
 }
 
 #if defined(__has_builtin)
@@ -98,34 +113,33 @@ TAILORBIRD_INLINE Floats sums(const Floats* v) {
 #endif
 }
 
-TAILORBIRD_INLINE float highest(Floats v) {
-  float a[kLanes];
-  std::memcpy(a, &v, sizeof a);
-  for (int n = kLanes / 2; n > 0; n /= 2)
-    for (int i = 0; i < n; ++i) a[i] = a[i + n] > a[i] ? a[i + n] : a[i];
-  return a[0];
+// Adding it rounds to a whole number, which then stands in the last bits.
+constexpr float kWhole = 12582912.0f;
+
+// 2**(n + f) within two units in the last place, for f from -1/2 to 1/2; `shifted` is n + kWhole.
+TAILORBIRD_INLINE Floats power_of_two(Floats shifted, Floats f) {
+  Floats p = broadcast(1.32647238e-3f);
+  p = p * f + 9.67151299e-3f;
+  p = p * f + 5.55073358e-2f;
+  p = p * f + 2.40222424e-1f;
+  p = p * f + 6.93147004e-1f;
+  p = p * f + 1.0f;
+  Words n, bits;
+  std::memcpy(&n, &shifted, sizeof n);
+  std::memcpy(&bits, &p, sizeof bits);
+  bits += n << 23;
+  std::memcpy(&p, &bits, sizeof p);
+  return p;
 }
 
-// exp(x) within two units in the last place: 2**n * p(r), with r = x - n ln 2 in [-ln 2 / 2, ln 2 / 2].
+// exp(x) within three units in the last place, for x cut off at -87 and 88.
 TAILORBIRD_INLINE Floats exponential(Floats x) {
   const Floats low = broadcast(-87.0f), high = broadcast(88.0f);
   x = x < low ? low : x;
   x = x > high ? high : x;
-  const Floats magic = broadcast(12582912.0f);  // adding it rounds to a whole number
-  const Floats n = (x * 1.44269504f + magic) - magic;
-  Floats r = x - n * 0.693359375f;
-  r = r + n * 2.12194440e-4f;
-  Floats p = broadcast(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  const Ints power = (__builtin_convertvector(n, Ints) + 127) << 23;
-  Floats scale;
-  std::memcpy(&scale, &power, sizeof scale);
-  return p * scale;
+  const Floats shifted = x * 1.44269504f + kWhole, n = shifted - kWhole;
+  const Floats rest = x - n * 0.693359375f + n * 2.12194440e-4f;  // ln 2 in two parts, the first of few digits
+  return power_of_two(shifted, rest * 1.44269504f);
 }
 
 }  // namespace tailorbird
