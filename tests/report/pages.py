@@ -22,13 +22,19 @@ FLAGS = [
         "--dump-dom",
     ),
 ]
-# Everything that sticks out of the window, or of the picture that it belongs to.
+# Everything that sticks out of the window, or of the picture that it belongs to, or lies on an axis' name.
 MEASURE = """<script>
 const out = [];
 for (const text of document.querySelectorAll('svg.chart text')) {
   const box = text.getBoundingClientRect(), frame = text.ownerSVGElement.getBoundingClientRect();
   const beyond = Math.max(frame.left - box.left, box.right - frame.right, box.bottom - frame.bottom);
   if (box.width && beyond > 1) out.push(text.textContent);
+  for (const name of text.ownerSVGElement.querySelectorAll('text[transform]')) {
+    const at = name.getBoundingClientRect();
+    const across = Math.min(at.right, box.right) - Math.max(at.left, box.left);
+    const down = Math.min(at.bottom, box.bottom) - Math.max(at.top, box.top);
+    if (name != text && Math.min(across, down) > 0) out.push(text.textContent + ' on ' + name.textContent);
+  }
 }
 const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
 document.title = 'wide ' + wide + ' out ' + out.join('|');

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 from tailorbird.report.scale import Scale
 from tailorbird.report.svg import label, rule, tag
-from tailorbird.report.text import esc, tick_text
+from tailorbird.report.text import esc, text_width, tick_text
+
+_TICK, _NAME = 7.0, 22.0  # pixels from the frame to its ticks, and from the left to the end of the axis' name
+_LEAST = 64.0  # so that charts below each other mostly begin at one place
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,12 @@ class Frame:
     top: float
     right: float
     bottom: float
+
+
+def room_for(scale: Scale, count: int = 6) -> float:
+    """Where a frame begins whose vertical axis has this scale: its ticks and its name find room before."""
+    widest = max((text_width(tick_text(value)) for value in scale.ticks(count)), default=0.0)
+    return max(_LEAST, _NAME + widest + _TICK)
 
 
 def x_axis(frame: Frame, ticks: list[tuple[float, str]], name: str, *, grid: bool = True) -> str:
@@ -36,7 +45,7 @@ def y_axis(frame: Frame, scale: Scale, name: str, *, count: int = 6) -> str:
     for value in scale.ticks(count):
         y = scale(value)
         marks.append(rule(frame.left, y, frame.right, y, "grid"))
-        marks.append(label(frame.left - 7, y + 4, tick_text(value), anchor="end", class_="soft"))
+        marks.append(label(frame.left - _TICK, y + 4, tick_text(value), anchor="end", class_="soft"))
     middle = (frame.top + frame.bottom) / 2
     turned = tag("text", esc(name), transform=f"translate(14 {middle:g}) rotate(-90)", text_anchor="middle")
     return tag("g", *marks, turned)

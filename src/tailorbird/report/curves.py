@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tailorbird.report.axes import Frame, x_axis, y_axis
+from tailorbird.report.axes import Frame, room_for, x_axis, y_axis
 from tailorbird.report.legend import legend
 from tailorbird.report.scale import fit
 from tailorbird.report.svg import label, marker, path, picture, rule, tag
@@ -34,10 +34,10 @@ def curves(
     if not dots:
         return ""
     known, depth = legend([shorten(one, 40) for one in series], _WIDTH, 16.0)
-    frame = Frame(64.0, 14.0 + depth, _WIDTH - 14, _HEIGHT - 52)
-    across = fit((dot.x for dot in dots), frame.left, frame.right, margin=0.04)
     heights = [dot.y for dot in dots] + ([level[1]] if level else [])
-    up = fit(heights, frame.bottom, frame.top, margin=0.08)
+    up = fit(heights, _HEIGHT - 52, 14.0 + depth, margin=0.08)
+    frame = Frame(room_for(up, 5), 14.0 + depth, _WIDTH - 14, _HEIGHT - 52)
+    across = fit((dot.x for dot in dots), frame.left, frame.right, margin=0.04)
     ticks = [(across(tick), tick_text(tick)) for tick in across.ticks(6)]
     marks = [known, x_axis(frame, ticks, x_name), y_axis(frame, up, y_name, count=5)]
     if level:

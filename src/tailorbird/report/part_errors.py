@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from tailorbird.report.axes import Frame, x_axis, y_axis
+from tailorbird.report.axes import Frame, room_for, x_axis, y_axis
 from tailorbird.report.facts import PartFacts, Report, grouped, mean, read_parts, short_names
 from tailorbird.report.scale import Scale, fit, spread
 from tailorbird.report.svg import Point, label, marker, path, picture, rule, tag
@@ -50,10 +50,10 @@ def _lines(parts: list[PartFacts]) -> dict[str, Line]:
 def _chart(lines: dict[str, Line], names: dict[str, str], width: float) -> str:
     blocks = sorted({block for line in lines.values() for block in line})
     room = 26 + max(text_width(_name(names, kind)) for kind in lines)
-    frame = Frame(64.0, 14.0, width - room, 340.0)
+    y = fit((error for line in lines.values() for error in line.values()), 340.0, 14.0, log=True)
+    frame = Frame(room_for(y), 14.0, width - room, 340.0)
     at = Scale(-0.5, len(blocks) - 0.5, frame.left, frame.right)
     xs = {block: at(index) for index, block in enumerate(blocks)}
-    y = fit((error for line in lines.values() for error in line.values()), frame.bottom, frame.top, log=True)
     every = math.ceil(len(blocks) / ((frame.right - frame.left) / 34))
     ticks = [(xs[block], str(block)) for block in blocks[::every]]
     marks = [x_axis(frame, ticks, "block", grid=False), y_axis(frame, y, "relative error")]

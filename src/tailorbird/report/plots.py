@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tailorbird.report.axes import Frame, x_axis, y_axis
+from tailorbird.report.axes import Frame, room_for, x_axis, y_axis
 from tailorbird.report.labels import Box, place
 from tailorbird.report.legend import legend
 from tailorbird.report.scale import fit
@@ -61,9 +61,9 @@ def scatter(
     dots = [dot for row in rows if (dot := _dot(row, (x, y, label, series), log_x, log_y))]
     names = list(dict.fromkeys(dot.series for dot in dots))
     named, depth = legend(names, _WIDTH, 50.0)
-    frame = Frame(64.0, 48.0 + depth, _WIDTH - 24, _HEIGHT - 54)
+    up = fit((dot.y for dot in dots), _HEIGHT - 54, 48.0 + depth, log=log_y, margin=0.08)
+    frame = Frame(room_for(up, 7), 48.0 + depth, _WIDTH - 24, _HEIGHT - 54)
     across = fit((dot.x for dot in dots), frame.left, frame.right, log=log_x, margin=0.08)
-    up = fit((dot.y for dot in dots), frame.bottom, frame.top, log=log_y, margin=0.08)
     points = [(across(dot.x), up(dot.y)) for dot in dots]
     shown = human_bytes if x_unit == "bytes" else tick_text
     ticks = [(across(tick), shown(tick).replace(".0 ", " ")) for tick in across.ticks(8)]

@@ -98,7 +98,7 @@ def shorten(text: str, limit: int) -> str:
 
 def text_width(text: str) -> float:
     """Rough width of a text in pixels at a size of 12, on the wide side: the reader's font is not known."""
-    widths = {**dict.fromkeys(" .,:;'|!il()", 3.9), **dict.fromkeys("mwMW…—", 12.0)}
+    widths = {**dict.fromkeys(" .,:;'|!il()", 3.9), **dict.fromkeys("mwMW…—", 12.0), "×": 10.1}
     return sum(widths.get(letter, 8.2 if letter.isupper() else 7.5) for letter in text)
 
 

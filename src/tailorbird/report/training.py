@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tailorbird.errors import ArtifactError
-from tailorbird.report.axes import Frame, x_axis, y_axis
+from tailorbird.report.axes import Frame, room_for, x_axis, y_axis
 from tailorbird.report.facts import Report, rows, section
 from tailorbird.report.header import tile
 from tailorbird.report.intervals import cell, mean, spread
@@ -78,9 +78,9 @@ def curve(log: list[Report], key: str, name: str, y_name: str) -> str:
     dots = [(x, y, best) for x, y, best in pairs if x is not None and y is not None]
     if not dots:
         return ""
-    frame = Frame(64.0, 20.0, _WIDTH - 14, _HEIGHT - 52)
+    up = fit((y for _, y, _ in dots), _HEIGHT - 52, 20.0, margin=0.08)
+    frame = Frame(room_for(up, 5), 20.0, _WIDTH - 14, _HEIGHT - 52)
     across = fit((x for x, _, _ in dots), frame.left, frame.right, margin=0.04)
-    up = fit((y for _, y, _ in dots), frame.bottom, frame.top, margin=0.08)
     ticks = [(across(tick), tick_text(tick)) for tick in across.ticks(6) if tick == int(tick)]
     marks = [x_axis(frame, ticks, "epoch"), y_axis(frame, up, y_name, count=5)]
     marks.append(path([(across(x), up(y)) for x, y, _ in dots], "line s0"))
