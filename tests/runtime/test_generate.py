@@ -116,20 +116,16 @@ def test_stop_texts_end_where_the_first_is_complete(text: str, stop: list[str], 
 
 
 def test_drawing_follows_the_chances() -> None:
-    generator = Chance(0)
+    chance = Chance(0)
     chances = torch.tensor([0.5, 0.3, 0.2, 0.0])
     logits = chances.log().numpy()
-    drawn = torch.tensor([choose(logits, generator, temperature=1.0) for _ in range(2000)]).bincount(minlength=4) / 2000
+    drawn = torch.tensor([choose(logits, chance, temperature=1.0) for _ in range(2000)]).bincount(minlength=4) / 2000
     assert torch.allclose(drawn, chances, atol=0.04)
-    drawn = torch.tensor([choose(logits, generator, temperature=1.0, top_p=0.7) for _ in range(500)]).bincount(
-        minlength=4
-    )
+    drawn = torch.tensor([choose(logits, chance, temperature=1.0, top_p=0.7) for _ in range(500)]).bincount(minlength=4)
     assert drawn[2] == drawn[3] == 0 and drawn[1] > 0
-    drawn = torch.tensor([choose(logits, generator, temperature=1.0, min_p=0.5) for _ in range(500)]).bincount(
-        minlength=4
-    )
+    drawn = torch.tensor([choose(logits, chance, temperature=1.0, min_p=0.5) for _ in range(500)]).bincount(minlength=4)
     assert drawn[2] == drawn[3] == 0 and drawn[1] > 0
-    assert choose(logits, generator) == choose(logits, generator, temperature=1e-300) == 0
+    assert choose(logits, chance) == choose(logits, chance, temperature=1e-300) == 0
 
 
 def test_a_completion_keeps_count(make_packed: Any) -> None:
@@ -177,9 +173,9 @@ def test_completions_take_turns(make_packed: Any) -> None:
 def test_limits_reach_beyond_the_likeliest_few() -> None:
     """Where chances are nearly even, all of a large vocabulary may be drawn from."""
     logits = torch.linspace(0, 1e-3, 3000)
-    generator = Chance(0)
+    chance = Chance(0)
     for limits in ({"top_p": 0.9}, {"min_p": 0.5}, {"top_k": 2000}, {}):
-        drawn = {choose(logits.numpy(), generator, 1.0, **limits) for _ in range(400)}  # type: ignore[arg-type]
+        drawn = {choose(logits.numpy(), chance, 1.0, **limits) for _ in range(400)}  # type: ignore[arg-type]
         assert min(drawn) < 2000 and len(drawn) > 300
     for limits in ({"top_p": 1e-6}, {"min_p": 1.0}, {"top_k": 1}):
-        assert choose(logits.numpy(), generator, 1.0, **limits) == 2999  # type: ignore[arg-type]
+        assert choose(logits.numpy(), chance, 1.0, **limits) == 2999  # type: ignore[arg-type]

@@ -42,8 +42,8 @@ def expected(logits: Tensor, temperature: float, **limits: Any) -> Tensor:
 
 
 def drawn(logits: Tensor, count: int, seed: int = 0, **settings: Any) -> Tensor:
-    generator = Chance(seed)
-    tokens = [choose(logits.numpy(), generator, **settings) for _ in range(count)]
+    chance = Chance(seed)
+    tokens = [choose(logits.numpy(), chance, **settings) for _ in range(count)]
     return torch.tensor(tokens).bincount(minlength=len(logits))
 
 
@@ -109,6 +109,16 @@ def test_weights_are_powers_of_e() -> None:
     near = wanted > 1e-3
     np.testing.assert_allclose(found[near], wanted[near], rtol=1.5e-6)
     assert found[-1] == 1 and (found[wanted < 2.0**-125] <= 2.0**-125).all()
+
+
+def test_the_kernels_weigh_within_three_units_in_the_last_place() -> None:
+    if extension() is None:
+        pytest.skip("the kernels are not there")
+    logits = np.linspace(-120, 0, 2**20, dtype=np.float32)
+    weights = Weights(logits, float(np.float32(1.44269504)))  # logits are powers of two then, as they are
+    found = weights.of(np.arange(len(weights.sums))).reshape(-1)
+    wanted = np.exp2(logits.astype(np.float64))
+    assert (np.abs(found - wanted) / np.spacing(wanted.astype(np.float32))).max() <= 3
 
 
 def test_tokens_far_apart_are_drawn_by_their_chances() -> None:

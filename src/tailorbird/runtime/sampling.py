@@ -15,7 +15,7 @@ from tailorbird.kernels import native
 
 _COLDEST = 1e-6
 _STRETCH = 128
-_AT_ONCE = 256
+_DRAWS = 256  # of chance, at once
 # What is looked at for the most likely tokens, in turn until that is enough; the most likely one weighs 1.
 _BOUNDS = (2**-4, 2**-8, 2**-12, 2**-16, 2**-24, 0.0)
 
@@ -105,7 +105,7 @@ class Chance:
     def random(self) -> float:
         """From 0 up to 1."""
         if not self._drawn:
-            self._drawn = self._source.random(_AT_ONCE)[::-1].tolist()
+            self._drawn = self._source.random(_DRAWS)[::-1].tolist()
         return self._drawn.pop()
 
 

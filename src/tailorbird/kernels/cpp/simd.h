@@ -116,7 +116,7 @@ TAILORBIRD_INLINE Floats sums(const Floats* v) {
 // Adding it rounds to a whole number, which then stands in the last bits.
 constexpr float kWhole = 12582912.0f;
 
-// 2**(n + f) within two units in the last place, for f from -1/2 to 1/2; `shifted` is n + kWhole.
+// 2**(n + f) within three units in the last place, for f from -1/2 to 1/2; `shifted` is n + kWhole.
 TAILORBIRD_INLINE Floats power_of_two(Floats shifted, Floats f) {
   Floats p = broadcast(1.32647238e-3f);
   p = p * f + 9.67151299e-3f;

@@ -21,7 +21,7 @@ from tailorbird.errors import UsageError
 from tailorbird.zoo.recommenders.dropout import Dropout
 from tailorbird.zoo.recommenders.model import Recommender, Shape, Turn
 
-AT_ONCE = 2**14  # states, when all candidates are asked for: what a core's cache holds
+AT_ONCE = 2**14  # states, when all candidates are asked for: few enough to stay in the cache
 UNIT, TOWER = 36, (200, 80)  # inner sizes of the published form
 
 
@@ -83,7 +83,7 @@ class DIN(Recommender):
             return self._summed(ids, target.expand(len(ids), *target.shape[-2:]))
         ages = torch.arange(ids.shape[1] - 1, -1, -1)
         events = self.dropout(self.items(ids) * math.sqrt(self.shape.width) + self.positions(ages))
-        keys, values = (_with_nothing(read(events)) for read in (self.key, self.value))
+        keys, values = (_with_nothing(layer(events)) for layer in (self.key, self.value))
         logits = self.query(target) @ (keys / math.sqrt(self.shape.width)).transpose(1, 2)
         away = functional.pad(ids == 0, (0, 1), value=False)
         pooled = logits.masked_fill_(away[:, None], -torch.inf).softmax(2) @ values
