@@ -163,10 +163,11 @@ def gradient_steps(job: Job) -> Found:
 
 def longer(job: Job) -> Found:
     """The trunk trained anew, as it was, on histories five times as long: what reading more is worth without a head."""
-    shape = shape_of(job.about["shape"] | {"length": LONGER_BY * job.about["shape"]["length"]})
+    kind = recommender(job.about["name"])
+    shape = shape_of(job.about["shape"] | {"length": LONGER_BY * job.about["shape"]["length"]}, kind.sizes)
     chosen = settings.Settings(**job.about["settings"] | {"seed": job.settings.seed})
     torch.manual_seed(job.settings.seed)
-    model = recommender(job.about["name"])(shape)
+    model = kind(shape)
     training.train(training.begin(model, chosen), job.split, chosen, lambda state: print("longer", state.log[-1]))
     ranks = full_ranking(job.split, model.score).ranks.reshape(job.stream.at.shape)
     return Found({f"trunk trained on {shape.length} events in place of {job.about['shape']['length']}": ranks})

@@ -107,6 +107,31 @@ def test_extreme_codes_and_activations_do_not_saturate(extension: Any) -> None:
                     assert torch.equal(out, torch.full((n, 17), sign * 127 * 64 * (2**bits - 1)))
 
 
+@settings(max_examples=60)
+@given(st.integers(1, 40), st.integers(1, 7), st.integers(1, 4), st.sampled_from((1, 2, 30)), st.integers(0, 2**31))
+def test_signs_of_one_row(extension: Any, rows: int, sixteens: int, groups: int, outlier: int, seed: int) -> None:
+    """What one row looks up, with other bits beside, is what several rows multiply: extremes and wide groups, too."""
+    generator, size = torch.Generator().manual_seed(seed), 16 * sixteens
+
+    def run(bits: int, mine: list[int]) -> Run:
+        codes = torch.randint(0, 2**bits, (rows, len(mine) * size), generator=generator, dtype=torch.uint8)
+        scales = torch.randint(1, 256, (rows, len(mine)), generator=generator, dtype=torch.uint8)
+        return Run(bits=bits, groups=mine, codes=codes, scales=scales, row_scales=torch.rand(rows).half())
+
+    runs = [run(1, list(range(groups))), run(1, [0]), run(2, [groups - 1])]
+    matrix = PackedMatrix.from_runs(rows, groups, size, runs)
+    extreme = torch.randint(0, 2, (1, groups * size), generator=generator) * 2.0 - 1.0
+    x = torch.cat([normal(2, groups * size, seed=seed), extreme])
+    x[:, ::29] *= outlier
+    for variant in extension.variants():
+        extension.use_variant(variant)
+        together = matrix.matmul(x)
+        for row, expected in zip(x, together, strict=True):
+            assert torch.equal(matrix.matmul(row), expected), variant
+            assert relative(matrix.matmul(row, "fp32")[None], row[None], matrix.gather(torch.arange(rows))) < 1e-6
+    assert relative(together, quantized(x, size), matrix.gather(torch.arange(rows))) < 1e-6
+
+
 @given(st.integers(1, 20), st.integers(1, 13), st.integers(1, 4), st.integers(1, 4), st.integers(0, 2**31))
 def test_runs_over_the_same_columns_add_up(
     extension: Any, rows: int, group_size: int, groups: int, depth: int, seed: int

@@ -37,20 +37,24 @@ def page(monkeypatch: pytest.MonkeyPatch) -> Any:
     return tailor_page
 
 
-def job(systems: Any, data: Sequences, seed: int = 0) -> Any:
-    split, trunk = last_events(data, 2), made("gru4rec", items=12, layers=1)
-    about = {"name": "gru4rec", "shape": trunk.shape.to_json(), "settings": {"epochs": 1}}
+def job(systems: Any, data: Sequences, seed: int = 0, kind: str = "gru4rec") -> Any:
+    split, trunk = last_events(data, 2), made(kind, items=12, layers=1)
+    about = {"name": kind, "shape": trunk.shape.to_json(), "settings": {"epochs": 1}}
     settings = Settings(seed=seed, epochs=1, samples=400, rate=0.02, lag=1)
     return systems.Job(trunk, about, split, stream_of(split, trunk), settings)
 
 
-@pytest.mark.parametrize("name", ["static", "duet", "published", "finetune", "diet", "dieting", "persona", "longer"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(name, "gru4rec") for name in ("static", "duet", "published", "finetune", "diet", "dieting", "persona", "longer")]
+    + [(name, "din") for name in ("published", "longer")],  # they make a trunk, and a DIN has sizes of its own
+)
 def test_every_system_gives_ranks_and_costs(
-    systems: Any, cycles: Sequences, name: str, monkeypatch: pytest.MonkeyPatch
+    systems: Any, cycles: Sequences, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tailor_cost.RUNS", 1)
     monkeypatch.setattr(systems, "STEPS", ((2, 1e-3),))
-    first, second = (systems.SYSTEMS[name](job(systems, cycles, seed)) for seed in (0, 1))
+    first, second = (systems.SYSTEMS[name](job(systems, cycles, seed, kind)) for seed in (0, 1))
     for found in (first, second):
         for ranks in found.ranks.values():
             assert ranks.shape == (60, 2) and ranks.min() >= 0 and ranks.max() < 12

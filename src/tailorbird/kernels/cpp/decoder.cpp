@@ -300,6 +300,7 @@ void Decoder::linear(Step& step, std::span<const Linear> linears, Rows x, size_t
     prepare_all(step, first, x, n, inputs_[0]);
     size_t stop = at + 1, tiles = first.tiles();
     while (stop < linears.size() && share(first, *linears[stop].matrix)) tiles += linears[stop++].matrix->tiles();
+    for (size_t i = at; i < stop; ++i) tabulate(*linears[i].matrix, step.mode, inputs_[0]);
     step.pool.split(tiles, piece_of(tiles, step.pool.size()), [&](size_t begin, size_t end, size_t thread) {
       for (size_t i = at, base = 0; i < stop; base += linears[i++].matrix->tiles()) {
         const Matrix& matrix = *linears[i].matrix;
@@ -325,6 +326,8 @@ void Decoder::predict(Step& step, const float* x, size_t n, float* logits) {
   const Timed timed(product_seconds_);
   for (size_t k = 0; k < inputs_of_.size(); ++k)
     if (inputs_of_[k] == k) prepare_all(step, *head_.parts()[k].matrix, inputs, n, inputs_[k]);
+  for (size_t k = 0; k < inputs_of_.size(); ++k)
+    tabulate(*head_.parts()[k].matrix, step.mode, inputs_[inputs_of_[k]]);
   predicted_.resize(step.pool.size());
   for (Numbers& buffer : predicted_) grow(buffer, n * Table::kSlice);
   step.pool.split(head_.slices(), 1, [&](size_t begin, size_t end, size_t thread) {

@@ -1,4 +1,5 @@
-// One group of columns of a tile: what stands in front of its codes, and how its integer sums become float sums.
+// What all loops over weights share: the way through tiles and runs, what stands in front of the codes of a group of
+// columns, and how its integer sums become float sums.
 #pragma once
 
 #include <cstring>
@@ -13,6 +14,7 @@ struct Groups {
   using F = typename V::F;
 
   static constexpr size_t kLane = kRows;  // floats of one F
+  static constexpr size_t kAhead = 4096;  // bytes from the weight in use to the one fetched
 
   // What stands in front of the codes of a group.
   struct Header {
@@ -32,6 +34,10 @@ struct Groups {
     return h;
   }
 
+  static inline void take(const Header& h, I t, float unit, F& sum) {
+    sum = V::add(sum, V::mul(V::to_float(t), V::mul(h.scale, V::fset(unit))));
+  }
+
   // Adds one group's integer sums to a row's float sums.
   static inline void finish(const Run& run, const Header& h, I t, float unit, int32_t total, F& sum, F& low) {
     if (run.offset == Offset::none) {
@@ -44,7 +50,7 @@ struct Groups {
     } else {
       low = V::add(low, V::mul(h.offset, V::fset(static_cast<float>(total) * unit)));
     }
-    sum = V::add(sum, V::mul(V::to_float(t), V::mul(h.scale, V::fset(unit))));
+    take(h, t, unit, sum);
   }
 
   static inline void add(const Run& run, const Header& h, I t, const Activations8& x, size_t at, F& sum, F& low) {
@@ -67,6 +73,35 @@ struct Groups {
     alignas(64) float lanes[kLane];
     V::store(lanes, total);
     std::memcpy(out + tile * kRows, lanes, left * sizeof(float));
+  }
+
+  using RunFunction = void (*)(const Layout&, const Run&, const uint8_t*, const View&, F*);
+
+  template <int M>
+  static void tiles(const Layout& m, const View& x, size_t begin, size_t end, float* out, size_t stride,
+                    RunFunction (*function)(int)) {
+    for (size_t tile = begin; tile < end; ++tile) {
+      F total[M];
+      for (int i = 0; i < M; ++i) total[i] = V::fset(0);
+      for (size_t r = 0; r < m.run_count; ++r) {
+        const Run& run = m.runs[r];
+        function(run.bits)(m, run, m.data + tile * m.tile_bytes + run.begin, x, total);
+      }
+      for (int i = 0; i < M; ++i) write(m, tile, total[i], out + i * stride);
+    }
+  }
+
+  static Activations8 terms_from(const Activations8& x, size_t column, size_t group) {
+    return {x.codes + column, x.scales + group, x.sums + group};
+  }
+  static View from_row(View x, size_t row) {
+    x.rows -= row;
+    x.int8 = terms_from(x.int8, row * x.stride, row * x.groups);
+    x.rest = terms_from(x.rest, row * x.stride, row * x.groups);
+    x.stretches += row * x.groups;
+    x.fp32.values += row * x.stride;
+    x.fp32.sums += row * x.groups;
+    return x;
   }
 };
 

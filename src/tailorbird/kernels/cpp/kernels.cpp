@@ -81,14 +81,29 @@ const TrellisVariant& trellis_kernels() {
   return trellis_portable;
 }
 
-View view(const Inputs& in) {
+// f(g) for the groups of signs.
+template <class F>
+void each_of_signs(const Layout& m, F&& f) {
+  for (size_t r = 0; r < m.run_count; ++r)
+    if (signs(m.runs[r], m.steps))
+      for (size_t k = 0; k < m.runs[r].count; ++k) f(static_cast<size_t>(m.runs[r].groups[k]));
+}
+
+bool tabulated(const Layout& m, const Inputs& in) {
+  bool all = in.rows == 1;
+  each_of_signs(m, [&](size_t g) { all = all && g < in.tabulated.size() && in.tabulated[g]; });
+  return all;
+}
+
+View view(const Layout& m, const Inputs& in) {
   return {in.rows,
           in.stride,
           in.groups,
           {in.int8.codes.data(), in.int8.scales.data(), in.int8.sums.data()},
           {in.rest.codes.data(), in.rest.scales.data(), in.rest.sums.data()},
           in.stretches.data(),
-          {in.values.data(), in.totals.data()}};
+          {in.values.data(), in.totals.data()},
+          tabulated(m, in) ? in.signs.data() : nullptr};
 }
 
 // Grows a vector without keeping what was in it; never shrinks it.
@@ -189,12 +204,15 @@ void reserve(const Matrix& matrix, size_t n, Activations mode, Inputs& in) {
     room(terms->sums, n * in.groups);
   }
   room(in.stretches, n * in.groups);
+  room(in.tabulated, m.groups);
+  if (n == 1) room(in.signs, m.groups * (m.steps / kSignSteps));
 }
 
 void prepare(const Matrix& matrix, const float* x, size_t x_stride, size_t begin, size_t end, Activations mode,
              Inputs& in) {
   const Layout& m = matrix.layout();
   const size_t width = m.steps * kColumns;
+  if (begin == 0 && mode == Activations::int8) std::fill(in.tabulated.begin(), in.tabulated.end(), uint8_t{0});
   for (size_t i = begin; i < end; ++i) {
     const float* row = x + i * x_stride;
     float* values = in.values.data() + i * in.stride;
@@ -219,6 +237,17 @@ void prepare(const Matrix& matrix, const float* x, size_t x_stride, size_t begin
   }
 }
 
+void tabulate(const Matrix& matrix, Activations mode, Inputs& in) {
+  const auto make = current().load()->tabulate;
+  const Layout& m = matrix.layout();
+  if (!make || in.rows != 1 || mode == Activations::fp32) return;
+  each_of_signs(m, [&](size_t g) {
+    if (in.tabulated[g]) return;
+    make(in.int8.codes.data() + g * m.steps * kColumns, m.steps, in.signs.data() + g * (m.steps / kSignSteps));
+    in.tabulated[g] = 1;
+  });
+}
+
 size_t scratch_bytes(const Matrix& matrix, size_t n, Activations mode) {
   if (matrix.layout().trellis)
     return mode == Activations::fp32 || n > kFew ? trellis_kernels().scratch(matrix.layout(), n) : 0;
@@ -231,16 +260,16 @@ void multiply(const Matrix& matrix, const Inputs& in, size_t begin, size_t end, 
   const Layout& m = matrix.layout();
   if (m.trellis) {
     const TrellisVariant& t = trellis_kernels();
-    if (mode == Activations::fp32) return t.exact(m, view(in), begin, end, out, out_stride, scratch);
-    if (in.rows > kFew) return t.many(m, view(in), begin, end, out, out_stride, scratch);
-    return t.few(m, view(in), begin, end, out, out_stride);
+    if (mode == Activations::fp32) return t.exact(m, view(m, in), begin, end, out, out_stride, scratch);
+    if (in.rows > kFew) return t.many(m, view(m, in), begin, end, out, out_stride, scratch);
+    return t.few(m, view(m, in), begin, end, out, out_stride);
   }
   if (mode == Activations::fp32)
-    v.exact(m, view(in), begin, end, out, out_stride);
+    v.exact(m, view(m, in), begin, end, out, out_stride);
   else if (in.rows > kFew)
-    v.many(m, view(in), begin, end, out, out_stride, scratch);
+    v.many(m, view(m, in), begin, end, out, out_stride, scratch);
   else
-    v.few(m, view(in), begin, end, out, out_stride);
+    v.few(m, view(m, in), begin, end, out, out_stride);
 }
 
 void matmul(const Matrix& matrix, const float* x, size_t n, float* out, Activations mode) {
@@ -255,6 +284,7 @@ void matmul(const Matrix& matrix, const float* x, size_t n, float* out, Activati
     pool->split(rows, 16, [&](size_t begin, size_t end, size_t) {
       prepare(matrix, from, matrix.cols(), begin, end, mode, in);
     });
+    tabulate(matrix, mode, in);
     multiply_all(*pool, matrix, in, out + row * matrix.rows(), mode);
   }
 }

@@ -100,6 +100,8 @@ struct Inputs {
   Terms int8, rest;
   std::vector<Stretch> stretches;
   std::vector<float> values, totals;
+  std::vector<SignSums> signs;
+  std::vector<uint8_t> tabulated;  // (groups,): whether its `signs` are there
 };
 
 enum class Activations : uint8_t { int8, fp32 };
@@ -124,6 +126,10 @@ void reserve(const Matrix& matrix, size_t n, Activations mode, Inputs& inputs);
 // Bring rows begin..end of x (row i at x + i * x_stride) into `inputs`, which was reserved.
 void prepare(const Matrix& matrix, const float* x, size_t x_stride, size_t begin, size_t end, Activations mode,
              Inputs& inputs);
+
+// Make what else products with this matrix can use of these inputs, if there is anything: results are the same without.
+// Of several matrices that take the same inputs each may want its own.
+void tabulate(const Matrix& matrix, Activations mode, Inputs& inputs);
 
 // Bytes of scratch each thread needs for `multiply` with n rows of inputs.
 size_t scratch_bytes(const Matrix& matrix, size_t n, Activations mode);

@@ -59,6 +59,18 @@ static inline size_t group_bytes(const Run& run, size_t steps) {
   return scale_bytes(run) + offset_bytes(run) + steps * 8 * static_cast<size_t>(run.bits);
 }
 
+// Symmetric codes of one bit are signs. For a single row of activations there may be tables of what those of four
+// steps add up to, column by column, whatever the signs.
+struct SignSums {
+  // Entry 16 c + n: the activations of column c, that of step t added where bit t of n is one and taken away where it
+  // is zero, are low + 256 * high.
+  alignas(64) int8_t low[64], high[64];
+};
+constexpr size_t kSignSteps = 4;
+static inline bool signs(const Run& run, size_t steps) {
+  return run.bits == 1 && run.scale == Scale::byte && run.offset == Offset::none && steps % kSignSteps == 0;
+}
+
 // Steps of a group.
 struct Stretch {
   int32_t begin, end;
@@ -80,6 +92,7 @@ struct View {
   Activations8 int8, rest;
   const Stretch* stretches;  // (rows, groups): outside them the rest of a wide group is zero
   Activations32 fp32;
+  const SignSums* signs;     // (groups, steps / kSignSteps) of one row; null: none
 };
 
 // Where one row of such activations goes.
@@ -98,6 +111,8 @@ struct Variant {
   const char* name;
   // One row of `groups` groups of values: padded codes, and a scale and a sum a group.
   void (*quantize)(const float* x, size_t group_size, size_t groups, Rows8 to);
+  // The sums of a group from its codes; null where they would not be looked at.
+  void (*tabulate)(const int8_t* codes, size_t steps, SignSums* to);
   // Tiles begin .. end times all rows of the activations. `few`: at most 8 rows.
   void (*few)(const Layout&, const View&, size_t begin, size_t end, float* out, size_t stride);
   void (*many)(const Layout&, const View&, size_t begin, size_t end, float* out, size_t stride, void* scratch);

@@ -112,4 +112,20 @@ static inline Sums round_wide(const float* x, size_t n, float inverse, int8_t* f
   }
 }
 
+[[maybe_unused]] static void tabulate_group(const int8_t* codes, size_t steps, SignSums* to) {
+  constexpr size_t kEntries = size_t{1} << kSignSteps;
+  for (; steps >= kSignSteps; steps -= kSignSteps, codes += kSignSteps * kColumns, ++to)
+    for (size_t c = 0; c < kColumns; ++c) {
+      int16_t sums[kEntries] = {};
+      for (size_t t = 0; t < kSignSteps; ++t)
+        for (size_t n = 0; n < kEntries; ++n)
+          sums[n] = static_cast<int16_t>(sums[n] + (n >> t & 1 ? 1 : -1) * codes[kColumns * t + c]);
+      for (size_t n = 0; n < kEntries; ++n) {
+        const auto low = static_cast<int8_t>(sums[n]);
+        to->low[kEntries * c + n] = low;
+        to->high[kEntries * c + n] = static_cast<int8_t>((sums[n] - low) >> 8);
+      }
+    }
+}
+
 }  // namespace tailorbird

@@ -10,6 +10,7 @@ namespace tailorbird {
 
 struct Avx2 {
   static constexpr int kRegisters = 16;
+  static constexpr bool kSignSums = false;
   template <int B>
   static constexpr int kTogether = 1;
   struct I { __m256i a, b; };

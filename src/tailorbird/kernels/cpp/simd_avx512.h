@@ -10,6 +10,7 @@ namespace tailorbird {
 
 struct Avx512 {
   static constexpr int kRegisters = 32;
+  static constexpr bool kSignSums = true;
   using I = __m512i;
   using F = __m512;
   using Codes = __m512i;
@@ -77,6 +78,21 @@ struct Avx512 {
     for (int t = 0; t < T; ++t)
       codes[t] = _mm512_and_si512(all, _mm512_set1_epi8(static_cast<char>(((1 << B) - 1) << (B * t))));
   }
+  // Where the sums of four steps' signs stand: the affine product, as in `expand`, gives the signs of a column side by
+  // side; two more planes, always the same, say which column it is.
+  static inline I places(const uint8_t* p) {
+    const __m512i signs = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i*)p));
+    const auto& to = spread<1, 4>;
+    const __m512i columns = _mm512_set1_epi64(0xAACC0000);
+    const __m512i planes = _mm512_mask_permutexvar_epi8(columns, to.mask, _mm512_load_si512(to.index), signs);
+    const __m512i units = _mm512_set1_epi64(static_cast<int64_t>(0x8040201008040201ull));
+    return _mm512_gf2p8affine_epi64_epi8(units, planes, 0);
+  }
+  // Adds the digits at these places to the sums of their rows.
+  static inline I look_up(I sum, I places, const int8_t* digits) {
+    return _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), _mm512_permutexvar_epi8(places, _mm512_load_si512(digits)));
+  }
+  static inline I shift_left(I a, int bits) { return _mm512_slli_epi32(a, bits); }
   template <int N>
   static inline I shift_right(I a) { return _mm512_srai_epi32(a, N); }
   static inline Codes load_codes(const uint8_t* p) { return _mm512_loadu_si512(p); }

@@ -11,6 +11,7 @@ namespace {  // compiled twice, with and without products of four bytes: the two
 
 struct Neon {
   static constexpr int kRegisters = 16;  // of 256 bits: 32 of 128
+  static constexpr bool kSignSums = false;
   template <int B>
   static constexpr int kTogether = 1;
   struct I { int32x4_t v[4]; };

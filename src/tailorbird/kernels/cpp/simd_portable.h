@@ -9,6 +9,7 @@ namespace tailorbird {
 
 struct Portable {
   static constexpr int kRegisters = 16;
+  static constexpr bool kSignSums = false;
   template <int B>
   static constexpr int kTogether = 1;
   struct I { int32_t v[16]; };

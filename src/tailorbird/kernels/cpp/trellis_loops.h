@@ -1,8 +1,8 @@
 // The kernels of trellis.h, written once over a set of lanes `V` and a `Look` that finds the codes of a unit: as
-// loops.h, which has the arithmetic.
+// loops.h, which says how numbers are added up.
 #pragma once
 
-#include "loops.h"
+#include "many.h"
 #include "trellis.h"
 
 namespace tailorbird {
@@ -30,7 +30,7 @@ struct Looked {
 
 template <class V, class Look = Looked<V>>
 struct TrellisLoops {
-  using L = Loops<V>;
+  using L = Many<V>;
   using I = typename V::I;
   using F = typename V::F;
   using Codes = typename V::Codes;

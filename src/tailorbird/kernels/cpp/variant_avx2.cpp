@@ -4,6 +4,6 @@
 namespace tailorbird {
 
 extern const Variant avx2;
-const Variant avx2 = Loops<Avx2>::variant("avx2");
+const Variant avx2 = variant_of<Avx2>("avx2");
 
 }  // namespace tailorbird

@@ -4,6 +4,6 @@
 namespace tailorbird {
 
 extern const Variant avx512;
-const Variant avx512 = Loops<Avx512>::variant("avx512");
+const Variant avx512 = variant_of<Avx512>("avx512");
 
 }  // namespace tailorbird

@@ -4,6 +4,6 @@
 namespace tailorbird {
 
 extern const Variant neon;
-const Variant neon = Loops<Neon>::variant("neon");
+const Variant neon = variant_of<Neon>("neon");
 
 }  // namespace tailorbird

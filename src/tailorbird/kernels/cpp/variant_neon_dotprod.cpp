@@ -4,6 +4,6 @@
 namespace tailorbird {
 
 extern const Variant neon_dotprod;
-const Variant neon_dotprod = Loops<Neon>::variant("neon-dotprod");
+const Variant neon_dotprod = variant_of<Neon>("neon-dotprod");
 
 }  // namespace tailorbird

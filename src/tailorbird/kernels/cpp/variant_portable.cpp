@@ -4,6 +4,6 @@
 namespace tailorbird {
 
 extern const Variant portable;
-const Variant portable = Loops<Portable>::variant("portable");
+const Variant portable = variant_of<Portable>("portable");
 
 }  // namespace tailorbird
