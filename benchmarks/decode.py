@@ -42,7 +42,8 @@ MODEL = "demo:gemma-270m"
 MODELS = ("trellis 4bits", "trellis 3bits", "trellis distill=2 2.75bits", "trellis distill=2 2.5bits",
           "trellis distill=2 2bits", "gptq 4bits", "gptq 3bits", "gptq 2bits")  # fmt: skip
 TEMPERATURE, DRAWN = 0.8, "outside_products where tokens are drawn"
-RATES = ("decode_tokens_per_s", "prefill_tokens_per_s", "read_bytes_per_s", "wall_tokens_per_s", "of_wall",
+CONTEXT, LONG = 768, "decode_long_tokens_per_s"
+RATES = ("decode_tokens_per_s", LONG, "prefill_tokens_per_s", "read_bytes_per_s", "wall_tokens_per_s", "of_wall",
          "outside_products", DRAWN)  # fmt: skip
 ROUNDS = "decode_tokens_per_s by round"
 Row = dict[str, Any]
@@ -96,9 +97,10 @@ def _ours(folder: Path, name: str) -> Row:
     artifact = Artifact.open(folder)
     model = load(folder)
     found, drawn = bench(model), bench(model, prefill_tokens=1, temperature=TEMPERATURE)
+    long = bench(model, prefill_tokens=1, context=CONTEXT)
     print(f"{name}: {found.decode_tokens_per_s:.1f} {found.prefill_tokens_per_s:.1f}", file=sys.stderr, flush=True)
     facts = {"name": name, "bits": artifact.bits, "bytes": artifact.nbytes, "perplexity": _perplexity(folder)}
-    return facts | found.to_json() | {DRAWN: drawn.outside_products}
+    return facts | found.to_json() | {DRAWN: drawn.outside_products, LONG: long.decode_tokens_per_s}
 
 
 @cache
@@ -115,7 +117,9 @@ def _peers(threads: int) -> list[Row]:
         print("no peers: run benchmarks/peers/setup.sh first", file=sys.stderr)
         return []
     script = str(ROOT / "peers" / "speed.py")
-    done = subprocess.run([PEERS, script, "--threads", str(threads)], stdout=subprocess.PIPE, check=True)
+    done = subprocess.run(
+        [PEERS, script, "--threads", str(threads), "--context", str(CONTEXT)], stdout=subprocess.PIPE, check=True
+    )
     rows: list[Row] = json.loads(done.stdout)["rows"]
     scored = read_json(RESULTS / "peers.json")["rows"]
     for row in rows:
@@ -138,7 +142,8 @@ def _page(found: Row) -> str:
 
 Written by `make bench-speed`; do not edit. Model `{found["model"]}`, {found["threads"]} threads of
 {found["machine"]} ({first["kernels"]} kernels), {found["date"]}, load {found["load"]:.1f} at the end.
-Decoding: {first["decode_tokens"]} tokens one after the other; prefill: {first["prefill_tokens"]} tokens; medians of
+Decoding: {first["decode_tokens"]} tokens one after the other, after {first["context"]} tokens of text; once more after
+{CONTEXT}, in a column of its own. Prefill: {first["prefill_tokens"]} tokens. Medians of
 {first["runs"]} runs, and of {rounds} rounds in which all models take turns (in brackets their least and most).
 Perplexity as in [Benchmarks](benchmarks.md).
 
@@ -146,8 +151,8 @@ Perplexity as in [Benchmarks](benchmarks.md).
 same run ({first["read_bytes_per_s"] / 1e9:.1f} GB/s in the first row). *Outside*: share of a token that is not spent on
 products with packed weights, where the most likely token is taken, and where one is drawn at temperature {TEMPERATURE}.
 
-| | file MB | perplexity | decode tokens/s | of the wall | outside | outside, drawn | prefill tokens/s |
-|---|--:|--:|--:|--:|--:|--:|--:|
+| | file MB | perplexity | decode, tokens/s | of the wall | outside | outside, drawn | after {CONTEXT} | prefill |
+|---|--:|--:|--:|--:|--:|--:|--:|--:|
 {chr(10).join(lines)}
 {_beside(found)}{_numerics()}"""
 
@@ -199,8 +204,8 @@ predictions of WikiText-2 raw test; *change* against fp32 activations with keys 
 def _line(name: str, row: Row, *only_ours: str) -> str:
     decode = f"{row['decode_tokens_per_s']:.1f} ({min(row[ROUNDS]):.0f} to {max(row[ROUNDS]):.0f})"
     cells = [name, f"{row['bytes'] / 1e6:.1f}", _number(row["perplexity"]), decode]
-    prefill = f"{row['prefill_tokens_per_s']:.0f}"
-    return f"| {' | '.join([*cells, *only_ours, prefill])} |"
+    others = (f"{row[name]:.0f}" for name in (LONG, "prefill_tokens_per_s"))
+    return f"| {' | '.join([*cells, *only_ours, *others])} |"
 
 
 def _number(value: float | None) -> str:

@@ -28,7 +28,7 @@ RECIPES = (
     peer.Recipe("IQ4_NL", pure=True),
     peer.Recipe("Q2_K", head="IQ4_NL"),
 )
-START = 16
+START = 16  # tokens of text before the first one decoded
 
 
 def main() -> None:
@@ -36,6 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--decode-tokens", type=int, default=128)
+    parser.add_argument("--context", type=int, default=768, help="tokens before, the second time")
     parser.add_argument("--prefill-tokens", type=int, default=512)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--work", type=Path, default=ROOT / ".bench" / "peers-work")
@@ -61,22 +62,24 @@ def _row(path: Path, name: str, options: argparse.Namespace) -> dict[str, Any]:
     print(name, file=sys.stderr, flush=True)
     ids = peer.tokenise(path, (ROOT / "README.md").read_text())
     ids = (ids * -(-options.prefill_tokens // len(ids)))[: options.prefill_tokens]
-    prefill, decode = [], []
+    rates: dict[str, list[float]] = {"prefill": [], "decode": [], "decode_long": []}
     with peer._context(path, options.threads) as (context, batch, _):
+        memory = llama_cpp.llama_get_memory(context)
         for run in range(options.runs + 1):
-            prefill.append(len(ids) / _timed(context, batch, [ids]))
-            llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
-            _timed(context, batch, [ids[:START]])
-            one_by_one = [[token] for token in (ids * 2)[START : START + options.decode_tokens]]
-            decode.append(len(one_by_one) / _timed(context, batch, one_by_one, START))
-            llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
-            if run == 0:
-                prefill, decode = [], []
+            llama_cpp.llama_memory_clear(memory, True)
+            took = {"prefill": len(ids) / _timed(context, batch, [ids])}
+            for name, before in (("decode", START), ("decode_long", options.context)):
+                llama_cpp.llama_memory_clear(memory, True)
+                text = (ids * -(-before // len(ids)))[:before]
+                _timed(context, batch, [text[at : at + len(ids)] for at in range(0, before, len(ids))])
+                one_by_one = [[token] for token in (ids * 2)[START : START + options.decode_tokens]]
+                took[name] = len(one_by_one) / _timed(context, batch, one_by_one, before)
+            if run:
+                for name, rate in took.items():
+                    rates[name].append(rate)
     header = gguf_header.read(path)
-    return {
-        "peer": peer.PEER, "type": name, "bytes": path.stat().st_size, "weight_bytes": header.tensor_bytes,
-        "decode_tokens_per_s": median(decode), "prefill_tokens_per_s": median(prefill),
-    }  # fmt: skip
+    facts = {"peer": peer.PEER, "type": name, "bytes": path.stat().st_size, "weight_bytes": header.tensor_bytes}
+    return facts | {f"{name}_tokens_per_s": median(rate) for name, rate in rates.items()}
 
 
 def _timed(context: Any, batch: Any, pieces: list[list[int]], start: int = 0) -> float:

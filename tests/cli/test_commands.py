@@ -246,6 +246,9 @@ def test_bench_stands_beside_the_wall(call: Any, artifact: Path) -> None:
     assert "of it" in call("bench", artifact, *args).out
     drawn = call("bench", artifact, *args, "--temperature", 1, "--json").json
     assert drawn["temperature"] == 1 and found["temperature"] == 0 and 0 < drawn["outside_products"] < 1
+    assert call("bench", artifact, *args, "--context", 30, "--json").json["context"] == 30
+    assert call("bench", artifact, *args, "--context", 0).code == 2
+    assert call("bench", artifact, *args, "--context", 1000).code == 2
     assert call("bench", artifact, *args, "--temperature", -1).code == 2
     assert call("bench", artifact, "--decode-tokens", 1000).code == 2
 

@@ -61,7 +61,8 @@ SURFACE = {
     "verify": {"artifact"},
     "export": {"artifact", "--to", "--out", "--dtype", "--set", "--reencode", "--refit", "--original"}
     | {"--data", "--samples", "--length", "--seed", "--budget"},
-    "bench": {"model", "--decode-tokens", "--prefill-tokens", "--runs", "--temperature", "--threads", "--dense"},
+    "bench": {"model", "--decode-tokens", "--prefill-tokens", "--runs"}
+    | {"--temperature", "--context", "--threads", "--dense"},
     "profile": {"--out", "--threads"},
     "methods": set(),
     "demo": {"--out", "--method", "--budget", "--model"},

@@ -108,7 +108,7 @@ std::vector<Call> calls(size_t vocabulary, size_t capacity) {
   std::vector<Call> out;
   for (size_t start = 0; start < capacity && out.size() < 3;) {
     Call call{{}, static_cast<int64_t>(start), 0};
-    for (size_t n = pick(1, capacity - start); n > 0; --n) call.tokens.push_back(static_cast<int64_t>(pick(0, vocabulary - 1)));
+    for (size_t n = pick(0, 2) ? pick(1, capacity - start) : 1; n > 0; --n) call.tokens.push_back(static_cast<int64_t>(pick(0, vocabulary - 1)));
     call.keep = pick(0, call.tokens.size());
     start += call.tokens.size();
     out.push_back(std::move(call));
@@ -150,7 +150,7 @@ void one_decoder() {
     return;
   }
   if (wrong) fail("a decoder that does not fit is made");
-  const size_t capacity = pick(1, 24);
+  const size_t capacity = pick(0, 3) ? pick(1, 24) : pick(100, 200);
   const std::vector<Call> all = calls(vocabulary, capacity);
   const bool int8 = pick(0, 1);
   for (Activations mode : {Activations::int8, Activations::fp32}) {

@@ -22,7 +22,7 @@ FLAGS = ["-std=c++20", "-ffp-contract=off", "-w", "-pthread", f"-I{CPP}"]
 # -O0: every read and write.
 SANITIZERS = ["-O0", "-g1", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
 PLAIN = (
-    *("bandwidth", "cache", "decoder", "kernels", "layers", "matrix", "memory", "pool"),
+    *("attention", "bandwidth", "cache", "decoder", "kernels", "layers", "matrix", "memory", "pool"),
     *("sampling", "table", "trellis", "trellis_portable", "trellis_search", "variant_portable"),
 )
 DRIVERS = ("fuzz", "fuzz_decoder")

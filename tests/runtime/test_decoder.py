@@ -91,6 +91,26 @@ def test_pieces_give_what_the_whole_gives(
     assert torch.equal(made.start(len(IDS)).push(IDS, 7), whole[-7:])
 
 
+@pytest.mark.parametrize("family", ["llama-wide", "gemma2", "gemma3-wide"])
+@pytest.mark.parametrize("cache", ["bf16", "int8"])
+def test_threads_that_share_keys_change_nothing(family: str, cache: Any, pack_family: Any) -> None:
+    """Two heads of keys: three threads divide the keys of long texts, two threads and one do not."""
+    module = extension()
+    assert module is not None
+    made = native(load(pack_family(family)), Settings("int8", cache))
+    ids = torch.randint(2, 90, (150,), generator=torch.Generator().manual_seed(2)).tolist()
+    try:
+        for threads in (1, 2, 3):
+            module.set_threads(threads)
+            if threads == 1:
+                whole = made.start(len(ids)).push(ids, len(ids))
+            text = made.start(len(ids))
+            text.push(ids[:100])
+            assert torch.equal(torch.cat([text.push([token]) for token in ids[100:]]), whole[100:])
+    finally:
+        module.set_threads(0)
+
+
 def test_generation_goes_through_it(make_packed: Any) -> None:
     model = load(make_packed("gemma3"), activations="fp32")
     assert model.decoder is not None

@@ -17,6 +17,7 @@ def command(
     prefill_tokens: Annotated[int, typer.Option("--prefill-tokens", help="Tokens of the prompt.")] = 512,
     runs: Annotated[int, typer.Option("--runs", help="The median of so many runs counts.")] = 3,
     temperature: Annotated[float, typer.Option("--temperature", help="0 takes the likeliest token, else drawn.")] = 0.0,
+    tokens_before: Annotated[int, typer.Option("--context", help="Tokens of text that decoding starts from.")] = 16,
     threads: Annotated[int, typer.Option("--threads", help="Of the kernels; 0 for all processors.")] = 0,
     dense: Annotated[bool, typer.Option("--dense", help="Unpack the weights.")] = False,
     recipe: Recipe = None,
@@ -29,7 +30,7 @@ def command(
 
     this = session(context)
     set_threads(threads)
-    found = bench(load(model, dense=dense), decode_tokens, prefill_tokens, runs, temperature)
+    found = bench(load(model, dense=dense), decode_tokens, prefill_tokens, runs, temperature, tokens_before)
     if this.json:
         this.emit(found.to_json())
         return

@@ -19,7 +19,7 @@ from tailorbird.runtime.language_model import LanguageModel
 from tailorbird.runtime.sampling import Chance, choose
 
 START = 16
-"""Tokens of the prompt that decoding starts from."""
+"""Tokens of text that decoding starts from, where nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Speed:
         threads: of the kernels.
         kernels: the variant, or ``torch``.
         temperature: at which tokens were chosen; 0: the most likely one each time.
+        context: tokens of text before the first one decoded.
     """
 
     decode_tokens_per_s: float
@@ -54,6 +55,7 @@ class Speed:
     threads: int
     kernels: str
     temperature: float = 0.0
+    context: int = START
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -66,6 +68,7 @@ def bench(
     prefill_tokens: int = 512,
     runs: int = 3,
     temperature: float = 0.0,
+    context: int = START,
 ) -> Speed:
     """Measure decoding and prefill on the raw test text of WikiText-2.
 
@@ -75,24 +78,28 @@ def bench(
         prefill_tokens: tokens of the prompt in a run.
         runs: how often; one more warms up.
         temperature: at which tokens are chosen, as in `LanguageModel.generate`.
+        context: tokens of text that decoding starts from.
 
     Raises:
         UsageError: counts that can't be, or more tokens than the model can look at.
     """
     Sampling(temperature=temperature)
     longest = model.max_length
-    if min(decode_tokens, prefill_tokens, runs) < 1:
-        raise UsageError("decode tokens, prefill tokens and runs are 1 or more", hint="see `tailorbird bench --help`")
-    if longest is not None and max(START + decode_tokens, prefill_tokens) > longest:
+    if min(decode_tokens, prefill_tokens, runs, context) < 1:
         raise UsageError(
-            f"the model looks at {longest} tokens at most", hint="lower --prefill-tokens or --decode-tokens"
+            "decode tokens, prefill tokens, runs and context are 1 or more", hint="see `tailorbird bench --help`"
         )
-    ids = model.tokenizer.encode(data.read_text(data.WIKITEXT2_TEST)[: 40 * (prefill_tokens + START)])
-    ids = (ids * -(-prefill_tokens // len(ids)))[: max(prefill_tokens, START)]
+    if longest is not None and max(context + decode_tokens, prefill_tokens) > longest:
+        raise UsageError(
+            f"the model looks at {longest} tokens at most", hint="lower --context, --prefill-tokens or --decode-tokens"
+        )
+    wanted = max(prefill_tokens, context)
+    ids = model.tokenizer.encode(data.read_text(data.WIKITEXT2_TEST)[: 40 * wanted])
+    ids = (ids * -(-wanted // len(ids)))[:wanted]
     module = native.extension()
     before = native.read_bandwidth() if module else None
     prefill = [_prefill(model, ids[:prefill_tokens]) for _ in range(runs + 1)][1:]
-    decode = [_decode(model, ids[:START], decode_tokens, temperature) for _ in range(runs + 1)][1:]
+    decode = [_decode(model, ids[:context], decode_tokens, temperature) for _ in range(runs + 1)][1:]
     read = max(before, native.read_bandwidth()) if before else None
     seconds, outside = median(took for took, _ in decode), median(share for _, share in decode)
     weights = bytes_per_token(model)
@@ -111,6 +118,7 @@ def bench(
         threads=module.threads() if module else torch.get_num_threads(),
         kernels=module.variant() if module else "torch",
         temperature=temperature,
+        context=context,
     )
 
 

@@ -21,6 +21,9 @@ constexpr size_t kPiece = 256;
 // Bytes that a thread fetches while it waits for a product.
 constexpr size_t kExpected = 256 * 1024;
 
+// Blocks of keys from which on threads that would all read the same share the keys instead, and wait for each other.
+constexpr int64_t kTogether = 8;
+
 // Bytes of the next part's weights that are fetched before they are wanted.
 constexpr size_t kAhead = 4096;
 
@@ -234,17 +237,24 @@ void Decoder::place(Step& step, size_t index, size_t row) {
   }
 }
 
+Head Decoder::read(const Step& step, size_t index, size_t kv) const {
+  const Layer& layer = layers_[index];
+  Head head{{}, {}, layer.head_dim, layer.scale, layer.soft_cap, layer.window};
+  step.cache.read(index, static_cast<int64_t>(kv), head);
+  return head;
+}
+
 // Queries of heads that share keys go together: what is read of the cache serves all of them.
 void Decoder::attend_heads(Step& step, size_t index) {
   const Layer& layer = layers_[index];
+  if (step.n == 1 && layer.kv_heads % step.pool.size() != 0 && blocks_of(read(step, index, 0), step.start) >= kTogether)
+    return attend_together(step, index);
   const size_t shared = layer.heads / layer.kv_heads, queries = shared * step.n;
   const size_t piece = std::clamp<size_t>((layer.heads * step.n + step.pool.size() - 1) / step.pool.size(), 1, kQueries);
   const size_t pieces = (queries + piece - 1) / piece;
   step.pool.split(layer.kv_heads * pieces, 1, [&](size_t begin, size_t end, size_t) {
     for (size_t task = begin; task < end; ++task) {
-      Head head{{}, {}, layer.head_dim, layer.scale, layer.soft_cap, layer.window};
       const size_t kv = task / pieces, low = task % pieces * piece, high = std::min(low + piece, queries);
-      step.cache.read(index, static_cast<int64_t>(kv), head);
       Query asked[kQueries];
       for (size_t i = low; i < high; ++i) {
         const size_t token = i / shared, h = kv * shared + i % shared;
@@ -252,8 +262,38 @@ void Decoder::attend_heads(Step& step, size_t index) {
                           attended_.data() + (token * layer.heads + h) * layer.head_dim,
                           step.start + static_cast<int64_t>(token)};
       }
-      attend(head, asked, static_cast<int64_t>(high - low));
+      attend(read(step, index, kv), asked, static_cast<int64_t>(high - low));
     }
+  });
+}
+
+// One token: threads divide the keys, then the queries, then the values, so that each reads a part of the cache.
+void Decoder::attend_together(Step& step, size_t index) {
+  const Layer& layer = layers_[index];
+  const size_t heads = layer.heads, shared = heads / layer.kv_heads, threads = step.pool.size();
+  const Head any = read(step, index, 0);
+  const size_t blocks = blocks_of(any, step.start);
+  grow(scores_, heads * blocks * kBlock), grow(keep_, heads * blocks), grow(totals_, heads);
+  queries_.resize(std::max(queries_.size(), heads));
+  for (size_t h = 0; h < heads; ++h)
+    queries_[h] = {step.projected[0] + h * layer.head_dim, attended_.data() + h * layer.head_dim, step.start};
+  // f(heads that share keys, begin, end) for a thread's share of `each` items that every such head has.
+  const auto share = [&](size_t thread, size_t each, void (*f)(const Together&, int64_t, int64_t)) {
+    const size_t all = layer.kv_heads * each, low = all * thread / threads, high = all * (thread + 1) / threads;
+    for (size_t kv = low / each; kv * each < high; ++kv) {
+      const size_t first = kv * shared;
+      f({read(step, index, kv), &queries_[first], static_cast<int64_t>(shared), &scores_[first * blocks * kBlock],
+         &keep_[first * blocks], &totals_[first]},
+        static_cast<int64_t>(std::max(low, kv * each) - kv * each),
+        static_cast<int64_t>(std::min(high, (kv + 1) * each) - kv * each));
+    }
+  };
+  step.pool.each([&](size_t thread) {
+    share(thread, blocks, score);
+    step.pool.barrier();
+    share(thread, shared, weigh);
+    step.pool.barrier();
+    share(thread, slices_of(any), mix);
   });
 }
 

@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "attention.h"
 #include "kernels.h"
 #include "layers.h"
 #include "pool.h"
@@ -92,7 +93,9 @@ class Decoder {
   void mlp_layer(Step& step, size_t layer);
   void turn(Step& step);
   void place(Step& step, size_t layer, size_t row);
+  Head read(const Step& step, size_t layer, size_t kv) const;
   void attend_heads(Step& step, size_t layer);
+  void attend_together(Step& step, size_t layer);
   void norm(Step& step, const Numbers& weight, const float* x, float* out, size_t n);
   void residual(Step& step, const Numbers& weight, float* y);
   void linear(Step& step, std::span<const Linear> linears, Rows x, size_t n, float* const* out);
@@ -113,6 +116,8 @@ class Decoder {
   std::vector<Inputs> inputs_;  // of the parts of the head; layers need the first
   double product_seconds_ = 0;
   Numbers hidden_, normed_, mixed_, attended_, wide_[3];
+  Numbers scores_, keep_, totals_;  // of one token's attention
+  std::vector<Query> queries_;
   std::vector<Numbers> predicted_;  // of every thread: (n, rows of a slice), logits of one part of the head
   std::vector<Numbers> angles_;     // of every rotary table: (n, cosine and sine of half a head)
 };

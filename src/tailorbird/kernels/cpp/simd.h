@@ -16,6 +16,7 @@
 namespace tailorbird {
 
 constexpr int kLanes = 16;
+constexpr int64_t kPair = 2 * kLanes;
 typedef float Floats __attribute__((vector_size(64)));
 typedef int32_t Ints __attribute__((vector_size(64)));
 typedef float Halves __attribute__((vector_size(32)));
@@ -132,14 +133,20 @@ TAILORBIRD_INLINE Floats power_of_two(Floats shifted, Floats f) {
   return p;
 }
 
-// exp(x) within three units in the last place, for x cut off at -87 and 88.
+// exp(x) within three units in the last place, for x cut off at -87 and 88. What is no number stays none.
 TAILORBIRD_INLINE Floats exponential(Floats x) {
   const Floats low = broadcast(-87.0f), high = broadcast(88.0f);
   x = x < low ? low : x;
   x = x > high ? high : x;
   const Floats shifted = x * 1.44269504f + kWhole, n = shifted - kWhole;
   const Floats rest = x - n * 0.693359375f + n * 2.12194440e-4f;  // ln 2 in two parts, the first of few digits
-  return power_of_two(shifted, rest * 1.44269504f);
+  const Floats power = power_of_two(shifted, rest * 1.44269504f);
+  return x == x ? power : x;
+}
+
+TAILORBIRD_INLINE Floats hyperbolic_tangent(Floats x) {
+  const Floats e = exponential(2.0f * x);
+  return 1.0f - 2.0f / (e + 1.0f);
 }
 
 }  // namespace tailorbird
