@@ -40,7 +40,8 @@ PEERS = ROOT.parent / ".bench" / "peers-venv" / "bin" / "python"
 MODEL = "demo:gemma-270m"
 # Recipe and budget: trellis codes, and plain planes.
 MODELS = ("trellis 4bits", "trellis 3bits", "trellis distill=2 2.75bits", "trellis distill=2 2.5bits",
-          "trellis distill=2 2bits", "gptq 4bits", "gptq 3bits", "gptq 2bits")  # fmt: skip
+          "trellis distill=2 2bits", "gptq 4bits", "gptq 3bits", "gptq propagate=0.75 distill=2 2.75bits",
+          "gptq 2bits")  # fmt: skip
 TEMPERATURE, DRAWN = 0.8, "outside_products where tokens are drawn"
 CONTEXT, LONG = 768, "decode_long_tokens_per_s"
 RATES = ("decode_tokens_per_s", LONG, "prefill_tokens_per_s", "read_bytes_per_s", "wall_tokens_per_s", "of_wall",

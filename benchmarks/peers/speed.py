@@ -68,18 +68,18 @@ def _row(path: Path, name: str, options: argparse.Namespace) -> dict[str, Any]:
         for run in range(options.runs + 1):
             llama_cpp.llama_memory_clear(memory, True)
             took = {"prefill": len(ids) / _timed(context, batch, [ids])}
-            for name, before in (("decode", START), ("decode_long", options.context)):
+            for what, before in (("decode", START), ("decode_long", options.context)):
                 llama_cpp.llama_memory_clear(memory, True)
                 text = (ids * -(-before // len(ids)))[:before]
                 _timed(context, batch, [text[at : at + len(ids)] for at in range(0, before, len(ids))])
                 one_by_one = [[token] for token in (ids * 2)[START : START + options.decode_tokens]]
-                took[name] = len(one_by_one) / _timed(context, batch, one_by_one, before)
+                took[what] = len(one_by_one) / _timed(context, batch, one_by_one, before)
             if run:
-                for name, rate in took.items():
-                    rates[name].append(rate)
+                for what, rate in took.items():
+                    rates[what].append(rate)
     header = gguf_header.read(path)
     facts = {"peer": peer.PEER, "type": name, "bytes": path.stat().st_size, "weight_bytes": header.tensor_bytes}
-    return facts | {f"{name}_tokens_per_s": median(rate) for name, rate in rates.items()}
+    return facts | {f"{what}_tokens_per_s": median(rate) for what, rate in rates.items()}
 
 
 def _timed(context: Any, batch: Any, pieces: list[list[int]], start: int = 0) -> float:
