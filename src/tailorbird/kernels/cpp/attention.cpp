@@ -9,6 +9,7 @@ namespace tailorbird {
 
 namespace {
 
+constexpr int64_t kBlock = Together::kBlock, kSlice = Together::kSlice;
 static_assert(kBlock == kLanes && kSlice == kPair);
 
 constexpr float kNever = -1e30f;
@@ -34,7 +35,8 @@ TAILORBIRD_INLINE float number(int8_t code) { return code; }
 
 // Products of Q queries with K keys after each other, a number of `totals[i]` a key; its lanes are still to be added.
 template <int Q, int K, class T>
-TAILORBIRD_INLINE void products(const Query* queries, const T* keys, int64_t dim, Floats (*totals)[kBlock], int64_t at) {
+TAILORBIRD_INLINE void products(const Query* queries, const T* keys, int64_t dim, Floats (*totals)[kBlock],
+                                int64_t at) {
   Floats total[K][Q] = {};
   int64_t d = 0;
   for (; d + kPair <= dim; d += kPair) {
@@ -177,7 +179,7 @@ TAILORBIRD_INLINE void attend_to(const Head& head, const Query* queries, const T
 
 // f<Q>(i) for queries i to i + Q, as many at a time as registers allow.
 template <class F>
-TAILORBIRD_INLINE void together(int64_t count, F&& f) {
+TAILORBIRD_INLINE void by_some(int64_t count, F&& f) {
   int64_t i = 0;
   for (; i + 8 <= count; i += 8) f.template operator()<8>(i);
   for (; i + 4 <= count; i += 4) f.template operator()<4>(i);
@@ -188,7 +190,7 @@ TAILORBIRD_INLINE void together(int64_t count, F&& f) {
 template <class T>
 TAILORBIRD_INLINE void attend_any(const Head& head, const Query* queries, int64_t count, const T* keys,
                                   const T* values) {
-  together(count, [&]<int Q>(int64_t i) __attribute__((always_inline)) {
+  by_some(count, [&]<int Q>(int64_t i) __attribute__((always_inline)) {
     attend_to<Q>(head, queries + i, keys, values);
   });
 }
@@ -198,7 +200,7 @@ TAILORBIRD_INLINE void score_any(const Together& all, const T* keys, int64_t beg
   const Head& head = all.head;
   const int64_t position = all.queries[0].position, stride = kBlock * blocks_of(head, position);
   const Reach to = reach(head, position, position);
-  together(all.count, [&]<int Q>(int64_t i) __attribute__((always_inline)) {
+  by_some(all.count, [&]<int Q>(int64_t i) __attribute__((always_inline)) {
     for (int64_t block = begin; block < end; ++block) {
       float* scores = all.scores + i * stride + block * kBlock;
       score_block<Q>(head, all.queries + i, keys, to.first + kBlock * block, to.end, scores, stride);
@@ -213,7 +215,7 @@ TAILORBIRD_INLINE void mix_any(const Together& all, const T* values, int64_t beg
   const Reach to = reach(head, position, position);
   const int64_t low = kSlice * begin, high = end < slices_of(head) ? kSlice * end : head.dim;
   for (int64_t i = 0; i < all.count; ++i) std::fill_n(all.queries[i].out + low, high - low, 0.0f);
-  together(all.count, [&]<int Q>(int64_t i) __attribute__((always_inline)) {
+  by_some(all.count, [&]<int Q>(int64_t i) __attribute__((always_inline)) {
     for (int64_t block = 0; block < blocks; ++block) {
       const int64_t start = to.first + kBlock * block, at = i * blocks + block;
       float keep[Q];

@@ -31,11 +31,12 @@ struct Query {
 void attend(const Head& head, const Query* queries, int64_t count);
 
 // The same of one token, bit for bit, in three steps that threads divide among them. A step needs all of the last one.
-constexpr int64_t kBlock = 16;  // keys of a block
-constexpr int64_t kSlice = 32;  // numbers of a slice; the last one goes on to the end of the values
 int64_t blocks_of(const Head& head, int64_t position);  // that hold the keys a query looks at
 int64_t slices_of(const Head& head);
 struct Together {
+  static constexpr int64_t kBlock = 16;  // keys of a block
+  static constexpr int64_t kSlice = 32;  // numbers of a slice; the last one goes on to the end of the values
+
   Head head;
   const Query* queries;  // of one position
   int64_t count;

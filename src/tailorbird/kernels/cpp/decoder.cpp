@@ -9,37 +9,16 @@ namespace tailorbird {
 
 namespace {
 
-// Queries of a head that are looked at together.
-constexpr size_t kQueries = 8;
-
-// Rows below which splitting small work over threads costs more than it saves.
-constexpr size_t kSplit = 4;
-
-// Tiles that a thread takes at a time, at most.
-constexpr size_t kPiece = 256;
-
-// Bytes that a thread fetches while it waits for a product.
-constexpr size_t kExpected = 256 * 1024;
-
+constexpr size_t kQueries = 8;             // queries of a head that are looked at together
+constexpr size_t kSplit = 4;               // rows below which splitting over threads costs more than it saves
+constexpr size_t kPiece = 256;             // tiles that a thread takes at a time, at most
+constexpr size_t kExpected = 256 * 1024;   // bytes that a thread fetches while it waits for a product
+constexpr size_t kAhead = 4096;            // bytes of the next part's weights that are fetched before they are wanted
 // Blocks of keys from which on threads that would all read the same share the keys instead, and wait for each other.
 constexpr int64_t kTogether = 8;
 
-// Bytes of the next part's weights that are fetched before they are wanted.
-constexpr size_t kAhead = 4096;
-
 void check(bool good, const char* what) {
   if (!good) throw std::invalid_argument(what);
-}
-
-bool fits(const std::vector<Linear>& linears, const std::vector<size_t>& rows, size_t cols) {
-  if (linears.size() == rows.size()) {
-    for (size_t i = 0; i < rows.size(); ++i)
-      if (!fits(linears[i], rows[i], cols)) return false;
-    return true;
-  }
-  size_t all = 0;
-  for (size_t r : rows) all += r;
-  return linears.size() == 1 && fits(linears[0], all, cols);
 }
 
 // Whether inputs prepared for one matrix serve the other.
@@ -169,7 +148,9 @@ void Decoder::forward(const int64_t* tokens, size_t n, int64_t start, Cache& cac
   norm(step, norm_, hidden_.data() + (n - keep) * width, normed_.data(), keep);
   predict(step, normed_.data(), keep, logits);
   if (shape_.logit_cap > 0)
-    step.each_row(keep, [&](size_t i) { soft_cap(logits + i * shape_.vocabulary, shape_.logit_cap, shape_.vocabulary); });
+    step.each_row(keep, [&](size_t i) {
+      soft_cap(logits + i * shape_.vocabulary, shape_.logit_cap, shape_.vocabulary);
+    });
 }
 
 void Decoder::attend_layer(Step& step, size_t index) {
@@ -247,10 +228,10 @@ Head Decoder::read(const Step& step, size_t index, size_t kv) const {
 // Queries of heads that share keys go together: what is read of the cache serves all of them.
 void Decoder::attend_heads(Step& step, size_t index) {
   const Layer& layer = layers_[index];
-  if (step.n == 1 && layer.kv_heads % step.pool.size() != 0 && blocks_of(read(step, index, 0), step.start) >= kTogether)
-    return attend_together(step, index);
-  const size_t shared = layer.heads / layer.kv_heads, queries = shared * step.n;
-  const size_t piece = std::clamp<size_t>((layer.heads * step.n + step.pool.size() - 1) / step.pool.size(), 1, kQueries);
+  const size_t shared = layer.heads / layer.kv_heads, queries = shared * step.n, threads = step.pool.size();
+  const bool uneven = step.n == 1 && layer.kv_heads % threads != 0;
+  if (uneven && blocks_of(read(step, index, 0), step.start) >= kTogether) return attend_together(step, index);
+  const size_t piece = std::clamp<size_t>((layer.heads * step.n + threads - 1) / threads, 1, kQueries);
   const size_t pieces = (queries + piece - 1) / piece;
   step.pool.split(layer.kv_heads * pieces, 1, [&](size_t begin, size_t end, size_t) {
     for (size_t task = begin; task < end; ++task) {
@@ -272,28 +253,28 @@ void Decoder::attend_together(Step& step, size_t index) {
   const Layer& layer = layers_[index];
   const size_t heads = layer.heads, shared = heads / layer.kv_heads, threads = step.pool.size();
   const Head any = read(step, index, 0);
-  const size_t blocks = blocks_of(any, step.start);
-  grow(scores_, heads * blocks * kBlock), grow(keep_, heads * blocks), grow(totals_, heads);
+  const size_t blocks = blocks_of(any, step.start), numbers = blocks * Together::kBlock;
+  grow(scores_, heads * numbers), grow(keep_, heads * blocks), grow(totals_, heads);
   queries_.resize(std::max(queries_.size(), heads));
   for (size_t h = 0; h < heads; ++h)
     queries_[h] = {step.projected[0] + h * layer.head_dim, attended_.data() + h * layer.head_dim, step.start};
   // f(heads that share keys, begin, end) for a thread's share of `each` items that every such head has.
-  const auto share = [&](size_t thread, size_t each, void (*f)(const Together&, int64_t, int64_t)) {
+  const auto divide = [&](size_t thread, size_t each, void (*f)(const Together&, int64_t, int64_t)) {
     const size_t all = layer.kv_heads * each, low = all * thread / threads, high = all * (thread + 1) / threads;
     for (size_t kv = low / each; kv * each < high; ++kv) {
       const size_t first = kv * shared;
-      f({read(step, index, kv), &queries_[first], static_cast<int64_t>(shared), &scores_[first * blocks * kBlock],
+      f({read(step, index, kv), &queries_[first], static_cast<int64_t>(shared), &scores_[first * numbers],
          &keep_[first * blocks], &totals_[first]},
         static_cast<int64_t>(std::max(low, kv * each) - kv * each),
         static_cast<int64_t>(std::min(high, (kv + 1) * each) - kv * each));
     }
   };
   step.pool.each([&](size_t thread) {
-    share(thread, blocks, score);
+    divide(thread, blocks, score);
     step.pool.barrier();
-    share(thread, shared, weigh);
+    divide(thread, shared, weigh);
     step.pool.barrier();
-    share(thread, slices_of(any), mix);
+    divide(thread, slices_of(any), mix);
   });
 }
 
@@ -364,10 +345,11 @@ void Decoder::predict(Step& step, const float* x, size_t n, float* logits) {
   const Rows inputs{x, static_cast<size_t>(shape_.width)};
   if (head_.places().empty()) return linear(step, head_.parts(), inputs, n, &logits);
   const Timed timed(product_seconds_);
-  for (size_t k = 0; k < inputs_of_.size(); ++k)
-    if (inputs_of_[k] == k) prepare_all(step, *head_.parts()[k].matrix, inputs, n, inputs_[k]);
-  for (size_t k = 0; k < inputs_of_.size(); ++k)
-    tabulate(*head_.parts()[k].matrix, step.mode, inputs_[inputs_of_[k]]);
+  for (size_t k = 0; k < inputs_of_.size(); ++k) {
+    const Matrix& matrix = *head_.parts()[k].matrix;
+    if (inputs_of_[k] == k) prepare_all(step, matrix, inputs, n, inputs_[k]);
+    tabulate(matrix, step.mode, inputs_[inputs_of_[k]]);
+  }
   predicted_.resize(step.pool.size());
   for (Numbers& buffer : predicted_) grow(buffer, n * Table::kSlice);
   step.pool.split(head_.slices(), 1, [&](size_t begin, size_t end, size_t thread) {

@@ -26,6 +26,17 @@ bool fits(const Linear& linear, size_t rows, size_t cols) {
          (linear.bias.empty() || linear.bias.size() == rows);
 }
 
+bool fits(const std::vector<Linear>& linears, const std::vector<size_t>& rows, size_t cols) {
+  if (linears.size() == rows.size()) {
+    for (size_t i = 0; i < rows.size(); ++i)
+      if (!fits(linears[i], rows[i], cols)) return false;
+    return true;
+  }
+  size_t all = 0;
+  for (size_t r : rows) all += r;
+  return linears.size() == 1 && fits(linears[0], all, cols);
+}
+
 Table::Table(std::vector<Linear> parts, std::vector<std::vector<int32_t>> rows)
     : parts_(std::move(parts)), rows_(std::move(rows)) {
   check(!parts_.empty() && parts_[0].matrix && rows_.size() == (parts_.size() > 1 ? parts_.size() : 0));

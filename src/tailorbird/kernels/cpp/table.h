@@ -19,6 +19,9 @@ struct Linear {
 // The linear layer is there and of this shape.
 bool fits(const Linear& linear, size_t rows, size_t cols);
 
+// One for each of these rows, or one for all of them.
+bool fits(const std::vector<Linear>& linears, const std::vector<size_t>& rows, size_t cols);
+
 class Table {
  public:
   static constexpr size_t kSlice = 4096;  // rows of the weight in a slice
