@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tailorbird.allocate.finer import LEVELS, finer, topped
+from tailorbird.allocate.finer import LEVELS, finer, left, topped
 from tailorbird.anatomy import Part
 from tailorbird.fit.groups import minmax
 from tailorbird.fit.sweep import sweep
@@ -69,3 +69,18 @@ def test_only_what_eight_bits_leave_is_spent() -> None:
     # A part of the block comes before the head.
     first = topped(chosen, PARTS, spec_of, cost_of, full + cost_of(PARTS[1], spec_of(PARTS[1], 9)))
     assert first["up"] != spec_of(PARTS[1], 8)
+
+
+def test_what_a_step_leaves_is_what_was_foretold() -> None:
+    weight = torch.randn(256, 512, generator=torch.Generator().manual_seed(3))
+    coarse = PlaneSpec.uniform(8, 512, 64)
+    lost = [
+        float((sweep(weight.clone(), affine(form), minmax).pack().dequantize() - weight).square().mean())
+        for form in (finer(coarse, steps) for steps in range(LEVELS - 7))
+    ]
+    for steps, error in enumerate(lost[:-1]):
+        assert left(finer(coarse, steps), coarse) == pytest.approx(error / lost[0], rel=0.06)
+    # How much half scales bring depends on how much the scales of a row differ: here, little.
+    assert left(finer(coarse, 3), coarse) / left(finer(coarse, 2), coarse) < lost[3] / lost[2] < 1
+    assert left(LevelSpec(4, 2, 64), coarse) == left(coarse, LevelSpec(4, 2, 64)) == 1
+    assert left(coarse, finer(coarse, 1)) == 1  # a coarser one is not foretold

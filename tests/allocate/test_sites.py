@@ -35,6 +35,15 @@ def test_small_parts_have_whole_bits_and_large_ones_steps_between() -> None:
     assert np.isinf(table[0, 8:]).all() and np.isfinite(table[0, :8]).all()
 
 
+def test_finer_formats_come_above_eight_bits() -> None:
+    def leveled(part: Part, level: int) -> PlaneSpec:
+        return PlaneSpec.uniform(min(level, 8), part.shape[1], 4 if level > 8 else 8)
+
+    sites = Sites.of([*SMALL, LARGE], leveled, FREE, 10)
+    assert [len(options) for options in sites.options] == [9] * 30 + [8 + 7 * 3 + 1]  # nine and ten are the same here
+    assert {options[-1][0].group_size for options in sites.options} == {4}
+
+
 def test_tied_parts_are_one_choice() -> None:
     sites = Sites.of(SMALL, spec_of, Rules(ties=[("b0", "b1", "b2")]))
     assert len(sites.units) == 28

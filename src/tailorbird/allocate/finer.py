@@ -1,6 +1,6 @@
 """Above eight bits: codes have no more, so that what a budget leaves goes into finer scales.
 
-Groups of 32 and of 16 columns narrow the range that the codes of a group span (of normal weights to about 0.86 and 0.75
+Groups of 32 and of 16 columns narrow the range that the codes of a group span (of normal weights to about 0.88 and 0.76
 of that of 64), and scales of their own in half precision are met more closely than eight bits of a row's.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from statistics import NormalDist
 
 from tailorbird.allocate.uniform import outside
 from tailorbird.anatomy.part import Part
@@ -17,6 +18,8 @@ from tailorbird.formats.spec import MAX_BITS
 # Columns of a group by steps above eight bits; the last step has half scales too.
 GROUPS = (32, 16, 16)
 LEVELS = MAX_BITS + len(GROUPS)
+# What half scales leave of the loss at eight bits: 0.77 to 0.87 by role in Gemma 3 270M, where a row's scales differ.
+HALF_SCALES = 0.82
 
 
 def finer(spec: Spec, steps: int) -> Spec:
@@ -32,6 +35,25 @@ def finer(spec: Spec, steps: int) -> Spec:
     if size < spec.group_size and spec.group_size % size == 0:
         spec = replace(spec, bits=(max(spec.bits),) * (spec.cols // size), group_size=size)
     return replace(spec, scale="fp16") if steps == len(GROUPS) else spec
+
+
+def left(spec: Spec, coarse: Spec) -> float:
+    """The share of the loss of a format of eight bits that a `finer` one leaves, as of normal weights.
+
+    Args:
+        spec: the finer format; one that is no finer leaves all.
+        coarse: the format at eight bits, or at fewer, with the scales of that one.
+    """
+    if not isinstance(spec, PlaneSpec) or not isinstance(coarse, PlaneSpec):
+        return 1.0
+    wide = coarse.group_size
+    span = _span(spec.group_size) / _span(wide) if spec.group_size < wide else 1.0
+    return span**2 * (HALF_SCALES if spec.scale == "fp16" and coarse.scale != "fp16" else 1.0)
+
+
+def _span(count: int) -> float:
+    """The largest of so many normal numbers, as expected (Blom, 1958)."""
+    return NormalDist().inv_cdf((count - 0.375) / (count + 0.25))
 
 
 def topped(

@@ -36,13 +36,14 @@ class Sites:
     options: Sequence[Sequence[tuple[Spec, ...]]]
 
     @classmethod
-    def of(cls, parts: Sequence[Part], spec_of: SpecOf, rules: Rules) -> Sites:
-        """One to eight bits for every part, and for large ones steps between.
+    def of(cls, parts: Sequence[Part], spec_of: SpecOf, rules: Rules, levels: int = MAX_BITS) -> Sites:
+        """One to eight bits for every part, for large ones steps between, and finer formats above.
 
         Args:
             parts: what is to be stored.
-            spec_of: the format of a part at a number of bits, under the rules.
+            spec_of: the format of a part at a number of bits, under the rules; above eight, at a level (`finer`).
             rules: which parts must agree.
+            levels: the last of these.
         """
         large = LARGE * sum(part.numel for part in parts)
         units = rules.units(parts)
@@ -53,7 +54,8 @@ class Sites:
             found = list({tuple(spec.mean_bits for spec in specs): specs for specs in whole}.values())
             if len(unit) == 1 and unit[0].numel >= large:
                 found = [(spec,) for spec in _stepped(unit[0], [spec for (spec,) in found], rules)]
-            options.append(found)
+            above = [tuple(spec_of(part, level) for part in unit) for level in range(MAX_BITS + 1, levels + 1)]
+            options.append(list(dict.fromkeys([*found, *above])))
         return cls(units, options)
 
     def table(self, value: Value) -> Array:

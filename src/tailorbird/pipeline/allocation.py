@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import Tensor
 
+from tailorbird.allocate.finer import left
 from tailorbird.allocate.ohq import objective
 from tailorbird.allocate.sites import Sites, interpolated
 from tailorbird.allocate.solve import Array, solve
@@ -29,7 +30,7 @@ from tailorbird.pipeline.pieces import importance
 from tailorbird.pipeline.prepare import Prepared, size, within
 from tailorbird.pipeline.progress import Progress, silent
 from tailorbird.runtime.costs import Milliseconds
-from tailorbird.score.losses import Losses, factors, formats, losses, measured, sensitivities
+from tailorbird.score.losses import Formats, Losses, factors, formats, losses, measured, sensitivities
 from tailorbird.score.rounding import Rounding
 from tailorbird.tasks.language import Reference, hidden
 
@@ -51,6 +52,7 @@ class Table:
     Attributes:
         sites: parts that change together, and their formats.
         losses: by part and bits, as estimated.
+        formats: those they are of.
         roles: by role, what its losses are multiplied by, as measured on probes of rounded parts.
         parts: by part, what its losses are multiplied by, as the finished model showed.
         milliseconds: of a part's products in a format, for one token; None where no device is named.
@@ -62,6 +64,7 @@ class Table:
 
     sites: Sites
     losses: Losses
+    formats: Formats
     roles: Mapping[str, float] = field(default_factory=dict)
     parts: Mapping[str, float] = field(default_factory=dict)
     milliseconds: Milliseconds | None = None
@@ -77,7 +80,8 @@ class Table:
 
     def estimated(self, part: Part, spec: Spec) -> float:
         """The same before anything was measured."""
-        return interpolated(self.losses[part.name], spec, part.name in self.worth)
+        found = interpolated(self.losses[part.name], spec, part.name in self.worth)
+        return found * left(spec, next(iter(self.formats[part.name].values())))
 
     def total(self, specs: Mapping[str, Spec]) -> float:
         """What a plan is expected to lose."""
@@ -114,7 +118,7 @@ def solved(job: Prepared, table: Table) -> Prepared:
 
     def choose(room: int) -> Mapping[str, Spec]:
         best = solve(losses, costs, [room, table.products][: len(costs)], KINDS[: len(costs)])
-        return job.topped(table.sites.specs(best), room)
+        return table.sites.specs(best)
 
     return within(job, choose)
 
@@ -139,7 +143,7 @@ def measured_table(
         clock: seconds by stage.
     """
     make_folder(folder)
-    sites = Sites.of(job.model.parts, job.spec, job.rules)
+    sites = Sites.of(job.model.parts, job.spec, job.rules, job.levels)
     options, worth = formats(job.model.parts, job.spec), worth_of(job, windows.others)
     rounding = Rounding(job.method, worth)
 
@@ -151,7 +155,7 @@ def measured_table(
     with progress.stage("score", {} if clock is None else clock):
         found = kept(folder / f"{job.allocate}.json", estimate)
         by_bits = {name: {int(bits): loss for bits, loss in by.items()} for name, by in found.items()}
-        table = Table(sites, by_bits, ohq=job.allocate == "ohq", worth=worth)
+        table = Table(sites, by_bits, options, ohq=job.allocate == "ohq", worth=worth)
         if not table.ohq:
             table = _probed(job, table, windows.held_back, folder / "probes.json")
         if job.profile is None:

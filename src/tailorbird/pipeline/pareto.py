@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tailorbird.formats.spec import MAX_BITS
 from tailorbird.pipeline.allocation import Table, solved
 from tailorbird.pipeline.estimate import smallest
 from tailorbird.pipeline.prepare import Prepared
@@ -44,7 +43,7 @@ def pareto(job: Prepared, table: Table, points: int) -> list[Candidate]:
     """The best plans of so many sizes, evenly spread on a logarithmic scale, by rising size; the budget's other
     limits hold."""
     low = smallest(job).nbytes
-    high = job.planned({part.name: job.spec(part, MAX_BITS) for part in job.model.parts}).nbytes
+    high = job.planned({part.name: job.spec(part, job.levels) for part in job.model.parts}).nbytes
     found: dict[int, Candidate] = {}
     for step in range(points):
         limit = round(low * (high / low) ** (step / max(1, points - 1)))

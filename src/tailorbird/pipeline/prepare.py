@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tailorbird.allocate.finer import finer, topped
+from tailorbird.allocate.finer import LEVELS, finer, topped
 from tailorbird.allocate.rules import FREE, Rules
 from tailorbird.allocate.uniform import outside, uniform
 from tailorbird.anatomy import Model, Part
@@ -116,12 +116,14 @@ class Prepared:
         found = finer(self.method.spec(part, min(bits, MAX_BITS)), 0 if own else bits - MAX_BITS)
         return self.method.fitting(part, self.rules.chosen(part, found))
 
+    @property
+    def levels(self) -> int:
+        """Most bits of a part, counting formats finer than eight bits; these not where time counts, or a target."""
+        return MAX_BITS if self.target or self.profile is not None else LEVELS
+
     def topped(self, specs: Mapping[str, Spec], room: int) -> Mapping[str, Spec]:
-        """The same formats, or better ones than eight bits everywhere where there is room for that; but not where time
-        counts, or a target."""
-        if self.target or self.profile is not None:
-            return specs
-        return topped(specs, self.model.parts, self.spec, size, room)
+        """The same formats, or better ones than eight bits everywhere where there is room for that."""
+        return topped(specs, self.model.parts, self.spec, size, room) if self.levels > MAX_BITS else specs
 
     @property
     def by_rows(self) -> bool:
