@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -149,3 +151,16 @@ def test_other_rows_and_damaged_maps_are_refused(weight: RowClasses) -> None:
 def test_columns_must_agree() -> None:
     with pytest.raises(UsageError):
         RowSpec((3, 4), (PlaneSpec.uniform(3, 48, 16), PlaneSpec.uniform(3, 32, 16)))
+
+
+def test_a_plan_needs_none_of_torch_s_compiler() -> None:
+    """It takes seconds to import, which `tailorbird inspect` would wait for."""
+    script = (
+        "import sys, torch\n"
+        "from tailorbird.formats import PlaneSpec, RowSpec, TrellisSpec\n"
+        "plain = PlaneSpec((3, 4), 64)\n"
+        "RowSpec((90, 10), (plain, PlaneSpec.uniform(8, 128, 64, scale='fp16'))).plan(100)\n"
+        "TrellisSpec.uniform(5, 128, 64).plan(10)\n"
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

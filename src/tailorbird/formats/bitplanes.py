@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from tailorbird.formats.grid import Grid
-from tailorbird.formats.packed import ROW_CHUNK, WEIGHTS, Layout, PackedWeight, check_order, checked
+from tailorbird.formats.packed import ROW_CHUNK, WEIGHTS, Layout, PackedWeight, check_order, checked, repeated
 from tailorbird.formats.spec import PlaneSpec
 from tailorbird.kernels.matrix import PackedMatrix, fits
 from tailorbird.kernels.reference import pack_bits, unpack_bits
@@ -46,7 +46,7 @@ class BitPlanes(PackedWeight):
         """Pack codes and their grid.
 
         Args:
-            codes: uint8 (rows, cols), in stored column order; meta tensors give the sizes without the bytes.
+            codes: uint8 (rows, cols), in stored column order.
             grid: scales and offsets as stored.
             spec: the format.
             column_order: int32 (cols,), when the spec says so.
@@ -59,7 +59,7 @@ class BitPlanes(PackedWeight):
 
     @classmethod
     def plan(cls, rows: int, spec: PlaneSpec) -> BitPlanes:
-        """The same arrays on the meta device: shapes and bytes from the real packer, no memory."""
+        """The same arrays on the meta device: shapes and bytes from the real packer, which packs one row; no memory."""
         return _planned(rows, spec)
 
     @classmethod
@@ -114,10 +114,9 @@ WEIGHTS[PlaneSpec.kind] = BitPlanes
 @lru_cache(maxsize=4096)
 def _planned(rows: int, spec: PlaneSpec) -> BitPlanes:
     # Cached: a model has few shapes and many parts, and an allocation asks for each at every number of bits.
-    codes = torch.empty(rows, spec.cols, dtype=torch.uint8, device="meta")
-    scale = torch.empty(rows, len(spec.bits), device="meta")
-    order = torch.empty(spec.cols, dtype=torch.int32, device="meta")
-    return BitPlanes.pack(codes, Grid.store(scale, scale, spec), spec, order)
+    codes, scale = torch.zeros(1, spec.cols, dtype=torch.uint8), torch.ones(1, len(spec.bits))
+    row = BitPlanes.pack(codes, Grid.store(scale, scale, spec), spec, torch.arange(spec.cols, dtype=torch.int32))
+    return BitPlanes(rows, spec, repeated(row.arrays, rows, whole=("column_order",)))
 
 
 def _pack_rows(codes: Tensor, spec: PlaneSpec) -> Tensor:
@@ -144,6 +143,5 @@ def _unpack_rows(packed: Tensor, spec: PlaneSpec) -> Tensor:
 
 def _pack_chunked(codes: Tensor, spec: PlaneSpec) -> Tensor:
     """Pack a few rows at a time: the temporaries of a 262,144-row embedding would be gigabytes."""
-    step = codes.shape[0] if codes.is_meta else ROW_CHUNK
-    parts = [_pack_rows(codes[a : a + step], spec) for a in range(0, codes.shape[0], step)]
+    parts = [_pack_rows(codes[a : a + ROW_CHUNK], spec) for a in range(0, codes.shape[0], ROW_CHUNK)]
     return torch.cat(parts) if len(parts) > 1 else parts[0]

@@ -48,9 +48,8 @@ class Grid:
     def store(cls, scale: Tensor, offset: Tensor, spec: PlaneSpec, units: Units | None = None) -> Grid:
         """Round float32 scales and offsets, both (rows, groups), to their stored form.
 
-        Meta tensors give shapes only. `units` are the row scales of a ``u8`` grid when they were fixed before (a
-        sweep fixes them first and meets the groups one by one); storing values that are already on the grid
-        changes nothing.
+        `units` are the row scales of a ``u8`` grid when they were fixed before (a sweep fixes them first and meets the
+        groups one by one); storing values that are already on the grid changes nothing.
         """
         arrays: dict[str, Tensor] = {}
         units = units or Units.of(scale, offset, spec)
@@ -115,8 +114,6 @@ def scale_values(arrays: Mapping[str, Tensor]) -> Tensor:
 
 def zero_points(scale: Tensor, offset: Tensor, spec: PlaneSpec) -> Tensor:
     """Nearest zero point of every group to -offset / scale, uint8 (rows, groups), within the group's codes."""
-    if scale.is_meta:
-        return torch.empty(scale.shape, dtype=torch.uint8, device="meta")
     top = torch.tensor([2**bits - 1 for bits in spec.bits])
     return (-offset / scale.clamp_min(1e-30)).round().clamp(torch.zeros(()), top).to(torch.uint8)
 

@@ -208,6 +208,18 @@ def checked(wanted: Mapping[str, Tensor], arrays: Mapping[str, Tensor]) -> dict[
     return dict(arrays)
 
 
+def repeated(row: Mapping[str, Tensor], rows: int, whole: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """The arrays of so many rows on the meta device, after those of one packed row.
+
+    Args:
+        row: arrays with one row.
+        rows: how many there are to be.
+        whole: arrays that do not lie row by row.
+    """
+    shapes = {name: array.shape if name in whole else (rows, *array.shape[1:]) for name, array in row.items()}
+    return {name: torch.empty(shapes[name], dtype=array.dtype, device="meta") for name, array in row.items()}
+
+
 def check_order(order: Tensor) -> None:
     """Raise ArtifactError where a stored column order is no permutation."""
     expected = torch.arange(len(order), dtype=order.dtype, device=order.device)

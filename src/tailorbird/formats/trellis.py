@@ -26,7 +26,7 @@ from torch import Tensor
 
 from tailorbird.errors import UsageError
 from tailorbird.formats.grid import Grid, scale_values
-from tailorbird.formats.packed import ROW_CHUNK, Fetch, Layout, PackedWeight, checked, fetched
+from tailorbird.formats.packed import ROW_CHUNK, Fetch, Layout, PackedWeight, checked, fetched, repeated
 from tailorbird.formats.spec import MAX_BITS, PlaneSpec, Scale
 from tailorbird.kernels.matrix import PackedMatrix, fits
 from tailorbird.kernels.trellis import MAX_HALVES, MIN_HALVES, UNIT, TrellisMatrix, codes, row_bytes
@@ -193,6 +193,7 @@ def spelled(stream: Tensor, spec: TrellisSpec) -> Iterator[Tensor]:
 
 @lru_cache(maxsize=4096)
 def _planned(rows: int, spec: TrellisSpec) -> TrellisCodes:
-    stream = torch.empty(rows, row_bytes(spec.halves, spec.group_size), dtype=torch.uint8, device="meta")
-    scale = torch.empty(rows, len(spec.halves), device="meta")
-    return TrellisCodes.pack(stream, Grid.store(scale, scale, spec.grid), spec)
+    stream = torch.zeros(1, row_bytes(spec.halves, spec.group_size), dtype=torch.uint8)
+    scale = torch.ones(1, len(spec.halves))
+    row = TrellisCodes.pack(stream, Grid.store(scale, scale, spec.grid), spec)
+    return TrellisCodes(rows, spec, repeated(row.arrays, rows))

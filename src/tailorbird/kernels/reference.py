@@ -24,10 +24,12 @@ def pack_bits(codes: Tensor, bits: int) -> Tensor:
         bits: planes to make, 1 to 8.
 
     Returns:
-        uint8, shape (rows, bits * ceil(n / 8)): plane 0 (lowest bit) of the row, then plane 1, and so on. Works on
-        meta tensors.
+        uint8, shape (rows, bits * ceil(n / 8)): plane 0 (lowest bit) of the row, then plane 1, and so on; of meta
+        tensors the shape.
     """
     rows, n = codes.shape
+    if codes.is_meta:  # arithmetic on these would import torch's compiler, which takes seconds
+        return codes.new_empty(rows, bits * -(-n // 8))
     if n % 8:
         codes = torch.nn.functional.pad(codes, (0, -n % 8))
     elif codes.storage_offset() % 8:
