@@ -34,3 +34,14 @@ def test_steps_learn_from_the_users_own_events(name: str) -> None:
             mapped = through(state, {key: torch.from_numpy(values[:1]) for key, values in heads.items()})
             lost.append(float(functional.cross_entropy(trunk.scores(mapped)[:, 1:], torch.tensor([1]))))
     assert lost[1] < lost[0] - 0.5  # 2 is what follows 1 in this history
+
+
+@pytest.mark.parametrize("name", ["sasrec", "din"])
+def test_a_head_does_not_depend_on_whose_are_made_with_it(name: str) -> None:
+    trunk = made(name)
+    torch.manual_seed(0)
+    start = dict(zip(NAMES, Static(WIDTH).values, strict=True))
+    alone = finetuned(trunk, start, HISTORIES[:1], steps=5)
+    others = finetuned(trunk, start, [np.array([3, 1, 2]), *HISTORIES], steps=5)
+    for key in NAMES:
+        np.testing.assert_array_equal(others[key][1], alone[key][0])

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tailorbird.tailor.duet import through
 from tailorbird.tailor.head import NAMES
+from tailorbird.tailor.loss import seen, surprise
 from tailorbird.tailor.manifest import Floats
 from tailorbird.tasks.sequences.dataset import Ints
 from tailorbird.zoo.recommenders.model import Recommender
@@ -24,7 +25,8 @@ def finetuned(
     steps: int = 10,
     rate: float = 1e-3,
 ) -> dict[str, Floats]:
-    """A head for every history, by Adam on its own latest events, all of them in every step.
+    """A head for every history, by Adam on its own latest events, all of them in every step; where the trunk's states
+    depend on the candidate, among a sample of candidates.
 
     Args:
         trunk: frozen.
@@ -47,15 +49,16 @@ def _one(
     head = {name: start[name].detach().clone()[None].requires_grad_() for name in NAMES}
     places = range(max(1, len(history) - events), len(history))
     if len(places):
-        with torch.no_grad():
-            states = trunk.last(trunk.window([history[:place] for place in places]))
         target = torch.from_numpy(np.ascontiguousarray(history[places.start :]))
+        # Of every user's own, so that a head does not depend on whose heads are made with it.
+        generator = torch.Generator().manual_seed(0)
+        states, among = seen(trunk, trunk.window([history[:place] for place in places]), target, generator)
         optimiser = torch.optim.Adam(head.values(), rate)
         for _ in range(steps):
             optimiser.zero_grad(set_to_none=True)
             mapped = through(
                 states, {name: value.expand(len(states), *value.shape[1:]) for name, value in head.items()}
             )
-            trunk.surprise(mapped, target).backward()  # type: ignore[no-untyped-call]
+            surprise(trunk, mapped, among, target).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
     return {name: value.detach()[0].numpy() for name, value in head.items()}

@@ -14,24 +14,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from tailorbird.errors import UsageError
 from tailorbird.kernels import dense
 from tailorbird.tailor.duet import Duet, Heads, behind, through
+from tailorbird.tailor.loss import binary, seen, surprise
 from tailorbird.tailor.manifest import Floats
 from tailorbird.tailor.work import Work
 from tailorbird.tasks.sequences.dataset import Ints
 from tailorbird.tasks.sequences.metrics import ndcg
 from tailorbird.tasks.sequences.ranking import Scorer, full_ranking
 from tailorbird.tasks.sequences.split import Split
-from tailorbird.zoo.recommenders.din import DIN
 from tailorbird.zoo.recommenders.model import Recommender
-from tailorbird.zoo.recommenders.objectives import softmax_of_first
 
 Told = Callable[[dict[str, Any]], None]
-NEGATIVES = 4  # a positive, for the published loss
-SOME = 128  # a positive, for a trunk whose states depend on the candidate
 MAX_WINDOW = 10_000
 
 
@@ -185,7 +181,8 @@ def _epoch(
     trunk.train(joint)
     for now, then, counts, target in batches(split, trunk.shape.length, settings, random):
         optimiser.zero_grad(set_to_none=True)
-        loss = _loss(trunk, maker(trunk.items(then), counts), now, target, joint=joint)
+        heads = maker(trunk.items(then), counts)
+        loss = (binary if joint else _surprise)(trunk, heads, now, target)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(optimiser.param_groups[0]["params"], 5.0)
         optimiser.step()
@@ -193,32 +190,9 @@ def _epoch(
     return total / count
 
 
-def _loss(trunk: Recommender, heads: Heads, now: Tensor, target: Tensor, *, joint: bool) -> Tensor:
-    """Softmax over the catalogue, or over a sample where every candidate has a state of its own; as published: a yes or
-    no for a few candidates."""
-    if isinstance(trunk, DIN):
-        among = _among(trunk, target, NEGATIVES if joint else SOME)
-        with torch.set_grad_enabled(joint):
-            states = trunk.towards(now, among)
-        logits = (trunk.items(among) * through(states, heads, residual=not joint)).sum(2)
-        return _first(logits) if joint else softmax_of_first(logits, among)
-    with torch.set_grad_enabled(joint):
-        state = trunk.last(now)
-    mapped = through(state, heads, residual=not joint)
-    if joint:
-        return _first((trunk.items(_among(trunk, target, NEGATIVES)) @ mapped[:, :, None])[:, :, 0])
-    return trunk.surprise(mapped, target)
-
-
-def _among(trunk: Recommender, target: Tensor, count: int) -> Tensor:
-    """Every target and `count` uniform items behind it, int64 (batch, 1 + count)."""
-    return torch.cat([target[:, None], torch.randint(1, trunk.shape.items + 1, (len(target), count))], 1)
-
-
-def _first(logits: Tensor) -> Tensor:
-    """Binary cross-entropy where the first of every row is right."""
-    labels = functional.one_hot(torch.zeros(len(logits), dtype=torch.int64), logits.shape[1]).to(logits.dtype)
-    return functional.binary_cross_entropy_with_logits(logits, labels)
+def _surprise(trunk: Recommender, heads: Heads, ids: Tensor, target: Tensor) -> Tensor:
+    states, among = seen(trunk, ids, target)
+    return surprise(trunk, through(states, heads), among, target)
 
 
 def batches(
