@@ -1,4 +1,4 @@
-"""Above eight bits: codes have no more, so that what a budget leaves goes into finer scales.
+"""Above eight bits: codes have no more, so that bytes beyond go into finer scales.
 
 Groups of 32 and of 16 columns narrow the range that the codes of a group span (of normal weights to about 0.88 and 0.76
 of that of 64), and scales of their own in half precision are met more closely than eight bits of a row's.
