@@ -73,3 +73,11 @@ def test_a_budget_beside_a_plan_must_hold(model_of: Any) -> None:
         prepare(model_of("llama"), "rtn", f"{ready.nbytes - 1}B", plan=ready.plan)
     with pytest.raises(BudgetError, match=r"the plan takes .* bits"):
         prepare(model_of("llama"), "rtn", "4.5bits", plan=ready.plan)
+
+
+def test_above_eight_bits_the_longer_plan_is_counted(model_of: Any) -> None:
+    """Finer groups are more numbers in plan.json, which must not push the files over the budget."""
+    full = prepare(model_of("llama"), "rtn", "8bits")
+    most = prepare(model_of("llama"), "rtn", "100bits").nbytes
+    for limit in range(full.nbytes + 2000, most, 97):
+        assert prepare(model_of("llama"), "rtn", f"{limit}B").nbytes <= limit

@@ -271,24 +271,28 @@ def within(job: Prepared, choose: Callable[[int], Mapping[str, Spec]]) -> Prepar
     Raises:
         BudgetError: even one bit everywhere is too large; says what the smallest possible is.
     """
-    budget, parts = job.budget, job.model.parts
-    ones = job.planned({part.name: job.spec(part, 1) for part in parts})
-    headers = ones.weight_bytes - ones.plan.code_bytes
-    limit = budget.weight_bytes(job.model.numel, ones.other_bytes + job.cached)
-    if budget.bits is not None:
-        limit = min(limit, int(budget.bits * job.model.numel / 8) - plan_bytes(ones.plan))
+    ones = job.planned({part.name: job.spec(part, 1) for part in job.model.parts})
+    headers, limit = ones.weight_bytes - ones.plan.code_bytes, _limit(ones)
     if ones.weight_bytes > limit:
         raise _too_small(job, ones)
-    # Numbers in the headers grow with the parts they describe, by a few digits for every file; and where a method has
-    # another format for more bits, that may have more arrays.
+    # Numbers in the headers grow with the parts they describe, by a few digits for every file; where a method has
+    # another format for more bits, that may have more arrays; and a plan of finer formats is longer.
     slack = 0
     for _ in range(3):
         room = max(ones.plan.code_bytes, limit - headers - slack)
         found = job.planned(choose(room))
-        if found.weight_bytes <= limit:
+        over = found.weight_bytes - _limit(found)
+        if over <= 0:
             return found
-        slack += max(64 * len(job.pieces), found.weight_bytes - limit)
+        slack += max(64 * len(job.pieces), over)
     return ones
+
+
+def _limit(job: Prepared) -> int:
+    """Bytes that the weights may take beside the plan and the other files."""
+    limit = job.budget.weight_bytes(job.model.numel, job.other_bytes + job.cached)
+    bits = job.budget.bits
+    return limit if bits is None else min(limit, int(bits * job.model.numel / 8) - plan_bytes(job.plan))
 
 
 def _too_small(job: Prepared, ones: Prepared) -> BudgetError:
