@@ -64,7 +64,7 @@ def main() -> None:
     rows = read_json(RESULTS)["rows"] if RESULTS.exists() else []
     bench = Bench(options.tokens)
     wanted: list[tuple[str, Any]] = [("bytes", limit) for limit in bench.limits(options.count)]
-    wanted = [wanted[index] for index in options.only] if options.only else wanted
+    wanted = wanted if options.only is None else [wanted[index] for index in options.only]
     wanted += [("ms", round(step, 3)) for step in (bench.latencies(options) if options.latency else [])]
     for kind, limit in wanted:
         if any(row["kind"] == kind and row["asked"] == limit for row in rows):
@@ -227,7 +227,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--count", type=int, default=10)
     parser.add_argument("--tokens", type=int, default=4092)
-    parser.add_argument("--only", type=int, nargs="*", help="which of the byte budgets, counted from 0")
+    parser.add_argument("--only", type=int, nargs="*", help="which of the byte budgets, counted from 0; bare: none")
     parser.add_argument("--latency", type=int, default=0)
     parser.add_argument("--profile", default="profile.json")
     return parser.parse_args()
