@@ -28,3 +28,12 @@ def test_exact_products_are_float32() -> None:
         found = a @ b
     true = a.double() @ b.double()
     assert float((found - true).norm() / true.norm()) < 2e-6
+
+
+@pytest.mark.parametrize("wanted", [torch.bfloat16, torch.float32])
+def test_mixed_products_are_of_the_type_learned_with(monkeypatch: pytest.MonkeyPatch, wanted: torch.dtype) -> None:
+    monkeypatch.setattr(dense, "learning", lambda: wanted)
+    one = torch.ones(3, 3)
+    with dense.mixed():
+        assert (one @ one).dtype == wanted and (one + one).dtype == torch.float32
+    assert (one @ one).dtype == torch.float32

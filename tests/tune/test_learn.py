@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tailorbird.formats import PlaneSpec
+from tailorbird.kernels import dense
 from tailorbird.tune.learn import SignSGD, augmented_loss, block_loss, learn, total_loss
 from tailorbird.tune.learning import begin
 from tailorbird.tune.quantizers import Clip, Quantizer, Shift
@@ -58,6 +59,22 @@ def test_steps_that_lead_astray_are_taken_back(block_of: Any) -> None:
     reached = learn(block, found, SignSGD(parameters(found), lr=-2.0), block_loss, 6)
     assert reached.after == reached.before
     assert all(torch.equal(one, other) for one, other in zip(start, parameters(found), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_steps_are_mixed_and_losses_float32(block_of: Any, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    monkeypatch.setattr(dense, "learning", lambda: dtype)
+    block, seen = block_of(), set()
+
+    def forward(hidden: torch.Tensor, replaced: Any) -> torch.Tensor:
+        seen.add((torch.is_grad_enabled(), (hidden @ hidden.mT).dtype))
+        return block.forward(hidden, replaced)
+
+    watched = type(block)(**(vars(block) | {"forward": forward}))
+    found = quantizers(block, 2, Shift)
+    reached = learn(watched, found, SignSGD(parameters(found), lr=1 / 40), block_loss, 40, decay=True)
+    assert seen == {(True, dtype), (False, torch.float32)}
+    assert reached.after == total_loss(block, found, block_loss) < 0.8 * reached.before
 
 
 def test_the_same_seed_gives_the_same_and_progress_is_told(block_of: Any) -> None:

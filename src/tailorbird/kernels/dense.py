@@ -31,9 +31,15 @@ def fast(exact: bool = False) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
+def mixed() -> torch.autocast:
+    """Mixed precision for the time of a block: what is multiplied is rounded as `learning` says, sums and all else stay
+    float32. Weights, losses and steps that are learned with are float32 before and after."""
+    return torch.autocast("cpu", learning(), enabled=learning() != torch.float32)
+
+
 @lru_cache(maxsize=1)
 def learning() -> torch.dtype:
-    """In what weights are held that are only learned around: bfloat16 where the processor has instructions for it."""
+    """What is multiplied while something is learned: bfloat16 where the processor has instructions for it."""
     known = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
     return torch.bfloat16 if any(ask is not None and ask() for ask in known) else torch.float32
 

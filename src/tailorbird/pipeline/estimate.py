@@ -44,8 +44,8 @@ STREAMING = 400e6
 ROUNDING = 50e6
 # A forward pass does less than one large product does in the same time.
 FORWARD = 0.6
-# Learning does more of them on the same few weights.
-LEARNING = 0.75
+# What is between the products of learning takes this much of their time in float32, whatever they are made in.
+BETWEEN = 0.45
 # Tokens of a window in the trial, at most.
 WINDOW = 512
 
@@ -241,4 +241,5 @@ def _tuning(job: Prepared, inner: list[Part], tokens: int, batches: int, rate: f
         return 0.0
     small, large = (timed(lambda n=rows: tune_trial(job.method, inner[0], n)) for rows in LEARN_ROWS)  # type: ignore[misc]
     each = max(0.0, large - small) / ((LEARN_ROWS[1] - LEARN_ROWS[0]) * TRIAL_COLS)
-    return numel * (each + passes * 2.0 * tokens / (LEARNING * rate))
+    operation = 1 / product_rate(dense.learning()) + BETWEEN / rate
+    return numel * (each + passes * 2.0 * tokens * operation)

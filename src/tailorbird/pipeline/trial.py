@@ -147,9 +147,9 @@ def timed(work: Callable[[], Any], runs: int = 2) -> float:
     return min(took)
 
 
-def product_rate(side: int = 768, seconds: float = 0.2) -> float:
-    """Floating-point operations a second of a float32 matrix product on this machine."""
-    one = torch.ones(side, side)
+def product_rate(dtype: torch.dtype = torch.float32, side: int = 768, seconds: float = 0.2) -> float:
+    """Floating-point operations a second of a matrix product on this machine."""
+    one = torch.ones(side, side, dtype=dtype)
     one @ one
     start, count = time.perf_counter(), 0
     while (took := time.perf_counter() - start) < seconds:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tailorbird.kernels import dense
 from tailorbird.measure.block import Block
 from tailorbird.tune.quantizers import Quantizer
 
@@ -69,7 +70,7 @@ def learn(
     checks: int = CHECKS,
     decay: bool = False,
 ) -> Reached:
-    """Learn the parameters of a block's quantizers.
+    """Learn the parameters of a block's quantizers: steps in mixed precision, what is kept by losses in float32.
 
     Args:
         block: the block.
@@ -120,7 +121,9 @@ def _step(
     # The batches' gradients add up at the weights; the way from there to the parameters is walked once.
     leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
     for i in batches:
-        loss(i, leaves).backward()  # type: ignore[no-untyped-call]
+        with dense.mixed():
+            lost = loss(i, leaves)
+        lost.backward()  # type: ignore[no-untyped-call]
     reached = [(weights[name], leaf.grad) for name, leaf in leaves.items() if leaf.grad is not None]
     torch.autograd.backward([weight for weight, _ in reached], [grad for _, grad in reached])
     optimizer.step()
