@@ -73,8 +73,26 @@ def test_steps_are_mixed_and_losses_float32(block_of: Any, monkeypatch: pytest.M
     watched = type(block)(**(vars(block) | {"forward": forward}))
     found = quantizers(block, 2, Shift)
     reached = learn(watched, found, SignSGD(parameters(found), lr=1 / 40), block_loss, 40, decay=True)
-    assert seen == {(True, dtype), (False, torch.float32)}
+    # Without gradients in either: how much mixed precision changes is asked first.
+    assert seen == {(True, dtype), (False, dtype), (False, torch.float32)}
     assert reached.after == total_loss(block, found, block_loss) < 0.8 * reached.before
+
+
+def test_what_loses_little_is_learned_in_float32(block_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dense, "learning", lambda: torch.bfloat16)
+    kinds: dict[int, set[torch.dtype]] = {2: set(), 8: set()}
+    for bits, seen in kinds.items():
+        block = block_of()
+
+        def forward(hidden: torch.Tensor, replaced: Any, block: Any = block, seen: set[torch.dtype] = seen) -> Any:
+            if torch.is_grad_enabled():
+                seen.add((hidden @ hidden.mT).dtype)
+            return block.forward(hidden, replaced)
+
+        found = quantizers(block, bits, Shift)
+        watched = type(block)(**(vars(block) | {"forward": forward}))
+        learn(watched, found, SignSGD(parameters(found), lr=0.1), block_loss, 3)
+    assert kinds == {2: {torch.bfloat16}, 8: {torch.float32}}
 
 
 def test_the_same_seed_gives_the_same_and_progress_is_told(block_of: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,9 @@ from tailorbird.tune.quantizers import Quantizer
 
 # How often the loss of all batches is compared while learning.
 CHECKS = 4
+# Steps are taken in mixed precision where that changes a block's output by less than this share of the loss at first:
+# at 3 bits it ends as well, at 7 with a quarter more loss (AutoRound on a block of Gemma 3 270M).
+NOISE = 0.02
 Loss = Callable[[Block, int, Mapping[str, Tensor]], Tensor]
 
 
@@ -70,7 +74,8 @@ def learn(
     checks: int = CHECKS,
     decay: bool = False,
 ) -> Reached:
-    """Learn the parameters of a block's quantizers: steps in mixed precision, what is kept by losses in float32.
+    """Learn the parameters of a block's quantizers: steps in mixed precision where they can bear it, what is kept by
+    losses in float32.
 
     Args:
         block: the block.
@@ -87,12 +92,16 @@ def learn(
     best = _state(quantizers)
     rates = [group["lr"] for group in optimizer.param_groups]
     order, due = _order(block), _due(steps, checks)
+    precision = dense.mixed if _bearable(block, quantizers) else nullcontext
+
+    def share(i: int, weights: Mapping[str, Tensor]) -> Tensor:
+        with precision():
+            return loss(block, i, weights) / before
+
     for step in range(steps if 0 < before < math.inf else 0):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * (1 - step / steps) if decay else rate
-        _step(
-            block, quantizers, optimizer, lambda i, w: loss(block, i, w) / before, [next(order) for _ in range(batches)]
-        )
+        _step(quantizers, optimizer, share, [next(order) for _ in range(batches)])
         block.told(step + 1, steps)
         if step + 1 in due and (now := total_loss(block, quantizers, loss)) < least:
             least, best = now, _state(quantizers)
@@ -108,9 +117,18 @@ def total_loss(block: Block, quantizers: Mapping[str, Quantizer], loss: Loss) ->
     return total if math.isfinite(total) else math.inf
 
 
+@torch.no_grad()
+def _bearable(block: Block, quantizers: Mapping[str, Quantizer]) -> bool:
+    """Whether mixed precision changes the output for the first batch by little beside what it lacks."""
+    weights = {name: quantizer.weight() for name, quantizer in quantizers.items()}
+    exact = block.run(0, weights)
+    with dense.mixed():
+        rough = block.run(0, weights)
+    return bool((rough - exact).square().sum() < NOISE * (exact - block.targets[0]).square().sum())
+
+
 @torch.enable_grad()
 def _step(
-    block: Block,
     quantizers: Mapping[str, Quantizer],
     optimizer: torch.optim.Optimizer,
     loss: Callable[[int, Mapping[str, Tensor]], Tensor],
@@ -121,9 +139,7 @@ def _step(
     # The batches' gradients add up at the weights; the way from there to the parameters is walked once.
     leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
     for i in batches:
-        with dense.mixed():
-            lost = loss(i, leaves)
-        lost.backward()  # type: ignore[no-untyped-call]
+        loss(i, leaves).backward()  # type: ignore[no-untyped-call]
     reached = [(weights[name], leaf.grad) for name, leaf in leaves.items() if leaf.grad is not None]
     torch.autograd.backward([weight for weight, _ in reached], [grad for _, grad in reached])
     optimizer.step()
