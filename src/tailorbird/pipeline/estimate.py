@@ -46,6 +46,8 @@ ROUNDING = 50e6
 FORWARD = 0.6
 # What is between the products of learning takes this much of their time in float32, whatever they are made in.
 BETWEEN = 0.45
+# Where codes have at most so many bits, learning bears mixed precision in most blocks; with 4 in some of them.
+MIXED = 3.5
 # Tokens of a window in the trial, at most.
 WINDOW = 512
 
@@ -241,5 +243,6 @@ def _tuning(job: Prepared, inner: list[Part], tokens: int, batches: int, rate: f
         return 0.0
     small, large = (timed(lambda n=rows: tune_trial(job.method, inner[0], n)) for rows in LEARN_ROWS)  # type: ignore[misc]
     each = max(0.0, large - small) / ((LEARN_ROWS[1] - LEARN_ROWS[0]) * TRIAL_COLS)
-    operation = 1 / product_rate(dense.learning()) + BETWEEN / rate
+    bits = sum(job.plan.specs[part.name].mean_bits * part.numel for part in inner) / numel
+    operation = 1 / (product_rate(dense.learning()) if bits <= MIXED else rate) + BETWEEN / rate
     return numel * (each + passes * 2.0 * tokens * operation)
