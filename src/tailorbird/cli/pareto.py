@@ -60,7 +60,7 @@ def command(
     found = pareto(job, losses, points)
     if measure:
         say(f"measuring {measure} of {len(found)}")
-        found = probed(Rounding(job.method, losses.worth), found, Reference.of(job.model, windows.held_back), measure)
+        found = probed(Rounding(job.method, losses.worth), found, Reference.of(job.model, windows.probed), measure)
     document = {"model": model, "method": method, "points": [one.to_json() for one in found]}
     write_atomic(picture, drawn(found, model, method).encode())
     write_json(table, document)

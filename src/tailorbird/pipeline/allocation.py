@@ -157,7 +157,7 @@ def measured_table(
         by_bits = {name: {int(bits): loss for bits, loss in by.items()} for name, by in found.items()}
         table = Table(sites, by_bits, options, ohq=job.allocate == "ohq", worth=worth)
         if not table.ohq:
-            table = _probed(job, table, windows.held_back, folder / "probes.json")
+            table = _probed(job, table, windows, folder / "probes.json")
         if job.profile is None:
             return table
         table = replace(table, milliseconds=Milliseconds(job.profile))
@@ -195,16 +195,17 @@ def _timed(job: Prepared, table: Table, path: Path) -> Table:
     return replace(table, products=kept(path, find))
 
 
-def _probed(job: Prepared, table: Table, windows: Tensor, path: Path) -> Table:
+def _probed(job: Prepared, table: Table, windows: Windows, path: Path) -> Table:
     """The table with factors by role, probed at the job's uniform plan: factors depend on how much is lost, and there
-    no part loses so much that nothing else matters. The solver's plan is then probed as a whole beside it."""
+    no part loses so much that nothing else matters. The solver's plan is then compared as a whole with it."""
 
     def probe() -> dict[str, Any]:
-        reference, specs = Reference.of(job.model, windows), job.plan.specs
+        reference, specs = Reference.of(job.model, windows.probed), job.plan.specs
         estimated = {part.name: table.loss(part, specs[part.name]) for part in job.model.parts}
         rounding = Rounding(job.method, table.worth)
         roles = factors(reference, rounding, job.model.parts, specs, estimated)
         plans = (job, solved(job, replace(table, roles=roles)))
+        reference = Reference.of(job.model, windows.held_back)
         return {"roles": roles, "kl": [measured(reference, rounding, plan.plan.specs) for plan in plans]}
 
     found = kept(path, probe)

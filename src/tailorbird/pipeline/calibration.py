@@ -16,9 +16,11 @@ from tailorbird.pipeline.prepare import Prepared
 from tailorbird.tasks.text import Tokenizer, calibration_windows, documents
 
 BATCH = 4
-# Tokens that losses are estimated on, and that they are checked on.
+# Tokens that losses are estimated on, that roles are probed on, and that whole plans are compared on: on 1,024 tokens two
+# plans of seven bits compared the other way round than on others.
 ESTIMATE = 2048
-HELD_BACK = 1024
+PROBED = 1024
+HELD_BACK = 4096
 # Tokens of the text in which words are counted, where rows have bits by what they are worth: counting costs next to
 # nothing, and a few windows hold few of a vocabulary's words.
 COUNTED = 2**19
@@ -54,6 +56,11 @@ class Windows:
     estimate: Tensor
     held_back: Tensor
     others: Tensor
+
+    @property
+    def probed(self) -> Tensor:
+        """The first of those held back."""
+        return self.held_back[: max(1, PROBED // self.held_back.shape[1])]
 
 
 def weighing(job: Prepared, data: str | Path | None, samples: int, length: int, seed: int) -> Windows:

@@ -14,7 +14,7 @@ from tailorbird.anatomy import Part
 from tailorbird.kernels import dense
 from tailorbird.measure.statistics import SAMPLE
 from tailorbird.pipeline.allocation import MASKED
-from tailorbird.pipeline.calibration import BATCH, ESTIMATE, HELD_BACK
+from tailorbird.pipeline.calibration import BATCH, ESTIMATE, HELD_BACK, PROBED
 from tailorbird.pipeline.footprint import OUTPUTS, disk_needed, inputs_of, memory_needed, words
 from tailorbird.pipeline.guided import TOKENS as GUIDED
 from tailorbird.pipeline.handling import fresh_trial, handling_trial
@@ -197,9 +197,8 @@ def _scoring(job: Prepared, inner: list[Part], rate: float) -> float:
     if job.allocate == "ohq":
         products = 2.0 * MASKED * MASKS * len(job.plan.parts) * (blocks / 2 + head)
     else:
-        products = 2.0 * ESTIMATE * ((3 + TOP) * blocks + 3 * head) + 2.0 * HELD_BACK * (roles + 3) * (
-            blocks + 2 * head
-        )
+        probes = PROBED * (roles + 1) + HELD_BACK * 3
+        products = 2.0 * ESTIMATE * ((3 + TOP) * blocks + 3 * head) + 2.0 * probes * (blocks + 2 * head)
         products += 2.0 * ESTIMATE * (blocks + head) * job.by_rows
     return products / (FORWARD * rate) + TOP * blocks / ROUNDING
 
