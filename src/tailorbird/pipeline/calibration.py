@@ -16,8 +16,8 @@ from tailorbird.pipeline.prepare import Prepared
 from tailorbird.tasks.text import Tokenizer, calibration_windows, documents
 
 BATCH = 4
-# Tokens that losses are estimated on, that roles are probed on, and that whole plans are compared on: on 1,024 tokens two
-# plans of seven bits compared the other way round than on others.
+# Tokens that losses are estimated on, that roles are probed on, and that whole plans are compared on: on 1,024 tokens
+# two plans of seven bits compared the other way round than on others.
 ESTIMATE = 2048
 PROBED = 1024
 HELD_BACK = 4096
