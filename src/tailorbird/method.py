@@ -18,7 +18,7 @@ from tailorbird.anatomy import Part
 from tailorbird.errors import UsageError
 from tailorbird.formats import Fit, PlaneSpec, RowSpec, Spec
 from tailorbird.formats.spec import Offset, Scale
-from tailorbird.measure.block import Block
+from tailorbird.measure.block import Block, Transformed
 from tailorbird.measure.statistics import Need, Stats
 
 Rotate = Literal["none", "hadamard", "learned"]
@@ -134,14 +134,14 @@ class Method:
             )
         return spec
 
-    def transform(self, block: Block) -> Mapping[str, Tensor]:
-        """An equivalent transform: tensors of the block in place of its own, by tensor name, that leave its output as
-        it was. Called before `decide` where `needs` has ``block``; statistics are measured anew afterwards.
+    def transform(self, block: Block) -> Transformed:
+        """An equivalent transform: tensors of the block in place of its own that leave its output as it was, and how
+        inputs of its parts are scaled by it. Called before `decide` where `needs` has ``block``.
 
         A tensor that is kept as it is (a norm gain) has to come in the dtype it is stored in (`Block.kept`), so that
         the weights beside it can make up for its rounding.
         """
-        return {}
+        return Transformed()
 
     def shortened(self) -> tuple[Method, float]:
         """The method with a shorter `transform`, and how many times as long its own takes; for an estimate of time."""

@@ -6,11 +6,19 @@ from pathlib import Path
 from runpy import run_path
 
 import pytest
+import torch
 
+from tailorbird.kernels import dense
 from tailorbird.measure.states import States
 
 _shared = run_path(str(Path(__file__).parents[1] / "anatomy" / "conftest.py"))
 make_model = _shared["make_model"]
+
+
+@pytest.fixture
+def in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor without instructions for bfloat16."""
+    monkeypatch.setattr(dense, "learning", lambda: torch.float32)
 
 
 @pytest.fixture(params=[False, True], ids=["in memory", "on disk"])

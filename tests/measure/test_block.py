@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from tailorbird.anatomy import Model
 from tailorbird.checkpoint import open_checkpoint
-from tailorbird.measure.block import Block
+from tailorbird.measure.block import Block, Transformed
 from tailorbird.measure.stream import Stream
 
-NEEDS = frozenset({"gram", "block", "reference"})
+NEEDS = frozenset({"gram", "inputs", "block", "reference"})
 
 
 def ids_of(*shape: int, seed: int = 0) -> Tensor:
@@ -90,11 +90,15 @@ def test_equivalent_changes_leave_the_output(make_model: Any, tmp_path: Path) ->
     with torch.no_grad():
         assert torch.allclose(block.run(0, readers, kept={norm: block.kept[norm] / scale}), block.run(0), atol=1e-5)
         replaced = {f"{name}.weight": weight for name, weight in readers.items()} | {norm: block.kept[norm] / scale}
-    again = stream.measure(0, block.parts, NEEDS, replaced)
-    name = next(iter(readers))
-    wanted = block.stats[name].gram
-    assert wanted is not None and again[name].gram is not None
-    assert torch.allclose(again[name].gram * scale * scale[:, None], wanted, rtol=1e-3, atol=1e-4)
+    told = Transformed(replaced, dict.fromkeys(readers, scale)).stats(block.stats)
+    fill = stream.model.fill
+    stream.model.fill = lambda prefix: fill(prefix, replaced=replaced)  # type: ignore[method-assign]
+    again = stream.measure(0, block.parts, NEEDS)
+    for name in block.weights:
+        assert again[name].gram is not None and again[name].inputs is not None
+        assert torch.allclose(told[name].gram, again[name].gram, rtol=1e-3, atol=1e-4)
+        assert torch.allclose(told[name].inputs, again[name].inputs, rtol=1e-3, atol=1e-4)
+    assert len({id(told[name]) for name in readers}) == 1
 
 
 def test_a_module_from_memory_is_one_block(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tailorbird.anatomy import Model
 from tailorbird.checkpoint import open_checkpoint
+from tailorbird.kernels import dense
 from tailorbird.measure.shell import Shell
 from tailorbird.measure.stream import Stream
 
@@ -86,6 +87,7 @@ def test_an_error_on_the_way_leaves_the_model_as_it_was(make_model: Any) -> None
     assert not any("forward" in vars(layer) for layer in model.module.modules())
 
 
+@pytest.mark.usefixtures("in_full")
 @pytest.mark.parametrize("family", ["llama", "gemma3", "opt-projected"])
 def test_statistics_are_of_the_compressed_prefix(family: str, spill: bool, make_model: Any, tmp_path: Path) -> None:
     folder, module = make_model(family)
@@ -105,6 +107,27 @@ def test_statistics_are_of_the_compressed_prefix(family: str, spill: bool, make_
     wanted = _inputs(module, {k: v for new in changed for k, v in new.items()}, batches)
     _check(stream.head_inputs(BOTH), wanted["lm_head"])
     assert all(parameter.is_meta for parameter in model.module.parameters())
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_mixed_precision_is_near_and_only_where_nothing_is_compared(
+    family: str, make_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, embedding = opened(make_model(family)[0])
+    parts, batches = [part for part in model.parts if part.block == 1], [ids_of(2, 9, seed=1)]
+
+    def found(dtype: torch.dtype, compared: bool) -> Any:
+        monkeypatch.setattr(dense, "learning", lambda: dtype)
+        rows = lambda ids: embedding[ids]  # noqa: E731
+        stream = Stream(model, batches, rows, tmp_path, rows if compared else None)
+        stream.advance(0, {})
+        stats = stream.measure(1, parts, BOTH)
+        return [stats[part.name].gram for part in parts]
+
+    exact, rough, compared = found(torch.float32, False), found(torch.bfloat16, False), found(torch.bfloat16, True)
+    for one, near, same in zip(exact, rough, compared, strict=True):
+        assert near.dtype == torch.float32 and not torch.equal(one, near) and torch.equal(one, same)
+        assert (near - one).norm() < 0.02 * one.norm()
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "phi3"])
@@ -135,6 +158,7 @@ def test_drift_is_what_the_compressed_prefix_lost(family: str, spill: bool, make
         _check_drift(stream.head_inputs(BOTH | {"drift"}), original["lm_head"], reached["lm_head"])
 
 
+@pytest.mark.usefixtures("in_full")
 def test_a_guide_s_windows_are_those_of_the_batches(make_model: Any, tmp_path: Path) -> None:
     folder, module = make_model("llama")
     model, embedding = opened(folder)
@@ -184,6 +208,7 @@ def _inputs(module: nn.Module, weights: dict[str, Tensor], batches: list[Tensor]
     return {name: torch.cat(tensors) for name, tensors in seen.items()}
 
 
+@pytest.mark.usefixtures("in_full")
 def test_a_module_from_memory(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))

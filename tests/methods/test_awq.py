@@ -15,7 +15,7 @@ from tailorbird.errors import UsageError
 from tailorbird.fit.clip import clipped
 from tailorbird.fit.rounding import rounded
 from tailorbird.formats import PlaneSpec
-from tailorbird.measure.block import Block
+from tailorbird.measure.block import Block, Transformed
 from tailorbird.measure.statistics import Stats
 from tailorbird.measure.stream import Stream
 from tailorbird.methods.awq import AWQ, _Search
@@ -36,7 +36,8 @@ def block_of(folder: Path, dtype: torch.dtype, states: Path, bits: int = 3) -> B
     stream = Stream(model, [IDS], lambda ids: table[ids], states)
     parts = [part for part in model.parts if part.block == 0]
     kept = {name: model.read(name).to(dtype) for name in model.kept() if name.startswith("model.layers.0.")}
-    stats = stream.measure(0, parts, AWQ.needs, kept)
+    stats = stream.measure(0, parts, AWQ.needs)
+    model.fill("model.layers.0", replaced=kept)
     planned = {part.name: PlaneSpec.uniform(bits, part.shape[1], 16) for part in parts}
     return stream.block(0, parts, stats, kept, 0, lambda done, total: None, planned)
 
@@ -45,7 +46,9 @@ def block_of(folder: Path, dtype: torch.dtype, states: Path, bits: int = 3) -> B
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_transformed_block_computes_what_it_did(family: str, dtype: Any, make_model: Any, tmp_path: Path) -> None:
     block = block_of(make_model(family)[0], dtype, tmp_path)
-    changed = AWQ(grid=5).transform(block)
+    transformed = AWQ(grid=5).transform(block)
+    changed = transformed.tensors
+    assert set(transformed.scales) <= set(block.weights)
     weights = {name.removesuffix(".weight"): t for name, t in changed.items() if name not in block.kept}
     kept = {name: t for name, t in changed.items() if name in block.kept}
     assert set(weights) <= set(block.weights) and len(kept) == 2
@@ -81,7 +84,7 @@ def test_a_ratio_of_zero_is_rounding_and_no_choice_loses_more(make_model: Any, t
     search.after_layer("mlp.up_proj", "mlp.down_proj")
     assert len(seen) == 3 and all(len(losses) == 20 for losses in seen)
     assert any(min(losses) < 0.95 * losses[0] for losses in seen)
-    assert AWQ(grid=1).transform(block) == {}
+    assert AWQ(grid=1).transform(block) == Transformed()
 
 
 def test_grouped_values_are_left_alone(make_model: Any, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tailorbird.errors import UsageError
 from tailorbird.fit.groups import minmax
 from tailorbird.fit.sweep import Fitted, sweep
 from tailorbird.formats import PlaneSpec
-from tailorbird.measure.block import Block
+from tailorbird.measure.block import Block, Transformed
 from tailorbird.measure.statistics import Need, Stats
 from tailorbird.method import Method
 from tailorbird.methods import methods
@@ -41,14 +41,15 @@ class Toy(Method):
 
     noise: float = 0.0
 
-    def transform(self, block: Block) -> Mapping[str, Tensor]:
+    def transform(self, block: Block) -> Transformed:
         self.seen.append(block)
         norm = next(name for name in block.kept if name.endswith("input_layernorm.weight"))
         if self.odd is not None:
-            return {norm: self.odd}
+            return Transformed({norm: self.odd})
         scale = torch.exp2(torch.arange(64) % 3)
-        readers = {f"{name}.weight": w * scale for name, w in block.weights.items() if name.endswith(READERS)}
-        return readers | {norm: block.kept[norm] / scale.to(block.kept[norm].dtype)}
+        scales = {name: scale for name in block.weights if name.endswith(READERS)}
+        readers = {f"{name}.weight": block.weights[name] * scale for name in scales}
+        return Transformed(readers | {norm: block.kept[norm] / scale.to(block.kept[norm].dtype)}, scales)
 
     def tune(self, block: Block, specs: Mapping[str, PlaneSpec]) -> Mapping[str, Fitted]:
         self.seen.append(block)

@@ -39,7 +39,7 @@ def mixed() -> torch.autocast:
 
 @lru_cache(maxsize=1)
 def learning() -> torch.dtype:
-    """What is multiplied while something is learned: bfloat16 where the processor has instructions for it."""
+    """What is multiplied while learning or measuring: bfloat16 where the processor has instructions for it."""
     known = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
     return torch.bfloat16 if any(ask is not None and ask() for ask in known) else torch.float32
 

@@ -23,6 +23,29 @@ class Batches(Protocol):
 
 
 @dataclass(frozen=True)
+class Transformed:
+    """A block in an equivalent form.
+
+    Attributes:
+        tensors: in place of its own, by tensor name; none where it stays as it is.
+        scales: what the columns of its parts' weights were multiplied by, and so their inputs divided by, by part name,
+            float32 (cols,); what is left out reads what it did.
+    """
+
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    scales: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def stats(self, of: Mapping[str, Stats]) -> dict[str, Stats]:
+        """The statistics of the parts' inputs in this form, from those before; parts that shared them and are scaled
+        alike go on sharing."""
+        found: dict[tuple[int, int], Stats] = {}
+        for name, stats in of.items():
+            s = self.scales.get(name)
+            found.setdefault((id(stats), id(s)), stats if s is None else stats.divided(s))
+        return {name: found[id(stats), id(self.scales.get(name))] for name, stats in of.items()}
+
+
+@dataclass(frozen=True)
 class Block:
     """What `Method.transform` and `Method.tune` are given.
 

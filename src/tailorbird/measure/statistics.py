@@ -90,6 +90,12 @@ class Stats:
             some = sample[start::take].clone()
             self.inputs = some if self.inputs is None else torch.cat([self.inputs, some])
 
+    def divided(self, scales: Tensor) -> Stats:
+        """The statistics of the same inputs with every channel divided by its scale, float32 (cols,)."""
+        sides = scales[:, None] * scales
+        gram, drift = (None if some is None else some / sides for some in (self.gram, self.drift))
+        return Stats(gram, None if self.inputs is None else self.inputs / scales, self.count, drift)
+
     def finish(self) -> Stats:
         """All inputs were added: itself, with the whole Gram matrix."""
         if self.gram is not None:

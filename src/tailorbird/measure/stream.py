@@ -7,6 +7,7 @@ compressed weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import count, zip_longest
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from tailorbird.anatomy import Model, Part
 from tailorbird.formats import Spec
+from tailorbird.kernels import dense
 from tailorbird.measure.block import Block
 from tailorbird.measure.shell import Rows, Shell
 from tailorbird.measure.states import States
@@ -65,6 +67,11 @@ class Stream:
         cache holds what is made on the way."""
         return torch.split(batch, 1) if self.model.anatomy.blocks else [batch]
 
+    def _precision(self) -> AbstractContextManager[object]:
+        """Statistics can bear mixed precision; differences from the uncompressed model, where they are wanted, may be
+        smaller than what it changes."""
+        return dense.mixed() if self.targets is None else nullcontext()
+
     def _run(self, index: int, batch: Tensor, replaced: Mapping[str, Tensor] | None = None) -> Tensor:
         return torch.cat([self.shell.run(index, window, replaced) for window in self._windows(batch)])
 
@@ -79,16 +86,9 @@ class Stream:
             self.targets[i] = self._run(index, (self.before or self.targets)[i])
 
     @torch.no_grad()
-    def measure(
-        self,
-        index: int,
-        parts: Sequence[Part],
-        needs: frozenset[Need],
-        replaced: Mapping[str, Tensor] | None = None,
-    ) -> dict[str, Stats]:
-        """Statistics of the inputs of a block's parts; the block's original weights, some of them `replaced` (by
-        tensor name), are read and left in place."""
-        self.model.fill(self.model.blocks[index], replaced=replaced)
+    def measure(self, index: int, parts: Sequence[Part], needs: frozenset[Need]) -> dict[str, Stats]:
+        """Statistics of the inputs of a block's parts; the block's original weights are read and left in place."""
+        self.model.fill(self.model.blocks[index])
         modules = {part.name: self.model.module.get_submodule(part.name) for part in parts}
         wiring = self.model.anatomy.wiring if "drift" in needs else None
         paired = {f"{self.model.blocks[index]}.{layer}" for layer in wiring.readers} if wiring else set()
@@ -102,7 +102,8 @@ class Stream:
                         with collector.original():
                             behind.append(self.shell.run(index, original))
                     at = next(numbers)
-                    with collector.batch({name: weights[at] for name, weights in guide.items()}):
+                    weighed = {name: weights[at] for name, weights in guide.items()}
+                    with self._precision(), collector.batch(weighed):
                         self.shell.run(index, window)
                 if self.targets and behind:
                     self.targets[i] = torch.cat(behind)
@@ -147,7 +148,8 @@ class Stream:
         self.model.fill(name, compressed, replaced)
         if self.model.anatomy.blocks:
             for i in range(len(self.states)):
-                self.states[i] = self._run(index, self.states[i])
+                with self._precision():
+                    self.states[i] = self._run(index, self.states[i])
         self.model.drop(name)
         if self.before:
             self.before, self.targets = self.targets, self.before

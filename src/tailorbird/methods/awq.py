@@ -27,7 +27,7 @@ from tailorbird.fit.rounding import rounded
 from tailorbird.fit.search import CLIPS, RangeSearch
 from tailorbird.fit.sweep import Fitted, sweep
 from tailorbird.formats import PlaneSpec, affine
-from tailorbird.measure.block import Block
+from tailorbird.measure.block import Block, Transformed
 from tailorbird.measure.statistics import Need, Stats, measured
 from tailorbird.method import Method
 from tailorbird.transform import scale
@@ -64,7 +64,7 @@ class AWQ(Method):
         if self.grid < 1:
             raise UsageError(f"grid={self.grid}", hint="1 or more ratios")
 
-    def transform(self, block: Block) -> Mapping[str, Tensor]:
+    def transform(self, block: Block) -> Transformed:
         """Search the scales, one set of layers after the other."""
         search = _Search(block, [k / self.grid for k in range(self.grid)])
         if block.wiring is not None and self.grid > 1:
@@ -72,7 +72,7 @@ class AWQ(Method):
                 search.after_norm(norm, names)
             for before, after in (*block.wiring.values, *block.wiring.products):
                 search.after_layer(before, after)
-        return search.changed
+        return Transformed(search.changed, search.scales)
 
     def shortened(self) -> tuple[AWQ, float]:
         """A few ratios; what is done once takes about as long as one of them."""
@@ -106,12 +106,14 @@ class _Search:
 
     Attributes:
         changed: tensors as the scales found so far leave them, by tensor name.
+        scales: what columns were multiplied by so far, by part name; columns of a layer have one set of scales.
     """
 
     def __init__(self, block: Block, ratios: Sequence[float]) -> None:
         self.block, self.ratios = block, ratios
         self.weights = dict(block.weights)
         self.changed: dict[str, Tensor] = {}
+        self.scales: dict[str, Tensor] = {}
 
     def after_norm(self, norm: str, names: Sequence[str]) -> None:
         """Scales between a norm and the layers that read it, by the output of the module these stand in."""
@@ -176,6 +178,7 @@ class _Search:
 
     def _multiply(self, names: Sequence[str], s: Tensor) -> None:
         for name in names:
+            self.scales[name] = s
             self._set(name, scale.columns(self.weights[name], s))
 
     def _set(self, name: str, weight: Tensor) -> None:

@@ -127,7 +127,7 @@ def _window(tokens: int, batches: int) -> int:
 
 
 def _searched(job: Prepared) -> bool:
-    """Blocks are transformed before they are fitted, and measured anew."""
+    """Blocks are transformed before they are fitted."""
     return bool(job.method.transforms and job.checkpoint and job.model.anatomy.blocks)
 
 
@@ -172,14 +172,14 @@ def _distilling(job: Prepared, inner: list[Part], tokens: int, batches: int, rat
 
 def _measuring(job: Prepared, inner: list[Part], tokens: int, batches: int, rate: float) -> float:
     """Two forward passes of every block, one of them with statistics; three with the uncompressed model's; half a one
-    before a tied embedding; one more with statistics after a transform."""
+    before a tied embedding."""
     # Where errors are propagated, the trial has the uncompressed model's pass in it.
     more = ("reference" in job.method.needs) + 0.5 * any(map(fitted_first, job.pieces))
     work = sum(part.numel * part.uses for part in inner)
-    trial, again = block_trial(job, _window(tokens, batches)), _searched(job)
+    trial = block_trial(job, _window(tokens, batches))
     if trial is not None:
-        each = (1 + again) * trial.measured + (1 + more) * trial.forward
-        return work / trial.work * (tokens * each + (2 + more + again) * trial.read)
+        each = trial.measured + (1 + more) * trial.forward
+        return work / trial.work * (tokens * each + (2 + more) * trial.read)
     products = (2 + more) * 2.0 * tokens * work / FORWARD
     if "gram" in job.method.needs:
         products += 2.0 * tokens * sum(cols**2 for _, cols in inputs_of(job.plan.parts))

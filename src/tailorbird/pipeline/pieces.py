@@ -99,12 +99,12 @@ def _fit_block(
         return stream.block(index, piece.parts, stats, found.kept, mine, progress.within, job.plan.specs)
 
     with progress.stage("fit", clock):
-        replaced = _checked(job.method.transform(seen()), piece, found.kept)
-    if replaced:
-        found.kept |= {name: tensor for name, tensor in replaced.items() if name in found.kept}
-        with progress.stage("measure", clock):
-            stats = stream.measure(index, piece.parts, job.method.measures, replaced)
-    with progress.stage("fit", clock):
+        transformed = job.method.transform(seen())
+        replaced = _checked(transformed.tensors, piece, found.kept)
+        if replaced:
+            found.kept |= {name: tensor for name, tensor in replaced.items() if name in found.kept}
+            stats = transformed.stats(stats)
+            job.model.fill(job.model.blocks[index], replaced=replaced)
         start = time.perf_counter()
         block = seen()
         specs = {
