@@ -15,8 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tailorbird.fit.groups import minmax
-from tailorbird.fit.sweep import sweep
+from tailorbird.fit.rounding import CHUNK, rounded
 from tailorbird.formats import BitPlanes, PlaneSpec
 from tailorbird.formats.spec import MAX_BITS
 
@@ -102,8 +101,8 @@ def scan(weight: Tensor, inputs: Tensor, spec: PlaneSpec, order: list[int]) -> l
     # Scales of their own for every group, so that rounding one group again leaves the others as they were.
     spec = replace(spec, scale="fp16")
     inputs = inputs[:: max(1, inputs.shape[0] * weight.shape[0] // OUTPUTS)]
-    reference = (inputs @ weight.T).softmax(1).clamp_min(FLOOR)
-    output = inputs @ _rounded(weight, spec).T
+    reference = (inputs @ weight.T).softmax(1).clamp_min_(FLOOR)
+    output = inputs @ rounded(weight, spec).T
     found = [_divergence(output, reference)]
     for i in range(1, max(1, len(order) // 2)):
         pair = ((order[i - 1], -1), (order[-i], 1))
@@ -113,7 +112,7 @@ def scan(weight: Tensor, inputs: Tensor, spec: PlaneSpec, order: list[int]) -> l
             part = slice(group * size, (group + 1) * size)
             one = replace(spec, bits=(spec.bits[group],))
             more = replace(spec, bits=(spec.bits[group] + change,))
-            step = _rounded(weight[:, part], more) - _rounded(weight[:, part], one)
+            step = rounded(weight[:, part], more) - rounded(weight[:, part], one)
             output.addmm_(inputs[:, part], step.T)
         found.append(_divergence(output, reference))
     return found
@@ -123,10 +122,9 @@ def _row_bytes(spec: PlaneSpec) -> int:
     return BitPlanes.plan(1, spec).nbytes
 
 
-def _rounded(weight: Tensor, spec: PlaneSpec) -> Tensor:
-    return sweep(weight, spec, minmax).pack().dequantize()
-
-
 def _divergence(output: Tensor, reference: Tensor) -> float:
-    p = output.softmax(1).clamp_min(FLOOR)
-    return float((p * (p / reference).log()).sum())
+    found, step = 0.0, max(1, CHUNK // output.shape[1])
+    for some, q in zip(torch.split(output, step), torch.split(reference, step), strict=True):
+        p = some.softmax(1).clamp_min_(FLOOR)
+        found += float((p * (p / q).log_()).sum())
+    return found
