@@ -208,7 +208,7 @@ def test_a_valid_one(base: Path, tmp_path: Path, target: str) -> None:
 
 
 def test_neither_artifact_nor_export(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"manifest\.json is missing"):
+    with pytest.raises(ArtifactError, match=r"no manifest\.json"):
         verify(tmp_path)
 
 

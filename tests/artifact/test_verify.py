@@ -98,5 +98,5 @@ def test_as_a_command(base: Path, copy: Path) -> None:
 
 
 def test_the_root_of_all_errors(tmp_path: Path) -> None:
-    with pytest.raises(TailorbirdError, match=r"manifest\.json is missing"):
+    with pytest.raises(TailorbirdError, match=r"no manifest\.json"):
         tailorbird.verify(tmp_path)

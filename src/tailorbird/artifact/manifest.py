@@ -68,6 +68,11 @@ class Manifest:
         Raises:
             ArtifactError: missing, malformed, or naming files outside the folder.
         """
+        if not (folder / NAME).is_file():
+            raise ArtifactError(
+                f"{folder} is no artifact: it has no {NAME}",
+                hint="give the folder that `tailorbird compress` wrote, or compress the model first",
+            )
         data = read_json(folder / NAME)
         if (
             not isinstance(data, dict)
