@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tailorbird.errors import ArtifactError, UsageError
 from tailorbird.formats import BitPlanes, PlaneSpec
-from tailorbird.formats.grid import Grid, Units
+from tailorbird.formats.grid import Grid, Units, stored
 
 
 @st.composite
@@ -136,12 +136,23 @@ def test_storing_stored_values_changes_nothing(rows: int, spec: PlaneSpec, seed:
     assert all(torch.equal(again.arrays[name], first.arrays[name]) for name in first.arrays)
 
 
+@given(st.integers(1, 4), specs(), st.integers(0, 2**31), st.booleans())
+def test_what_is_stored_is_known_without_packing(rows: int, spec: PlaneSpec, seed: int, given: bool) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scale, offset = (torch.randn(rows, len(spec.bits), generator=generator) for _ in range(2))
+    scale = scale.abs() + 1e-3
+    units = Units.of(scale, offset, spec, 0.9) if given else None
+    wanted = Grid.store(scale, offset, spec, units).values()
+    for one, other in zip(stored(scale, offset, spec, units), wanted, strict=True):
+        assert torch.equal(one, other)
+
+
 @given(specs())
 def test_the_largest_scale_of_a_row_stays_within_reach(spec: PlaneSpec) -> None:
     scale = torch.rand(5, len(spec.bits), generator=torch.Generator().manual_seed(3)) + 0.1
-    stored, _ = Grid.store(scale, -scale, spec).values()
+    held, _ = Grid.store(scale, -scale, spec).values()
     step = 2**-10 * scale if spec.scale == "fp16" else (0.51 / 255 + 2**-10) * scale.amax(1, keepdim=True)
-    assert ((stored - scale).abs() <= step).all()
+    assert ((held - scale).abs() <= step).all()
 
 
 @given(specs())

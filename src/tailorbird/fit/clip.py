@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tailorbird.fit.rounding import CHUNK, nearest, ranges, rounded
-from tailorbird.formats.grid import Grid
+from tailorbird.formats.grid import stored
 from tailorbird.formats.spec import PlaneSpec
 
 STEPS = 10
@@ -29,37 +29,34 @@ def clipped(weight: Tensor, gram: Tensor, spec: PlaneSpec) -> Tensor:
         spec: the format.
     """
     # With halves for scales: what 8-bit ones come to, only the whole row decides.
-    alone = [replace(spec, bits=(bits,), scale="fp16", column_order=False) for bits in spec.bits]
+    alone = replace(spec, scale="fp16", column_order=False)
+    own = torch.stack([gram[low : low + spec.group_size, low : low + spec.group_size] for low in _starts(spec)])
     found = []
     for rows in torch.split(weight, max(1, CHUNK // weight.shape[1])):
-        groups = [
-            _group(mine, gram[own, own], one)
-            for mine, own, one in zip(torch.split(rows, spec.group_size, 1), _slices(spec), alone, strict=True)
-        ]
-        clamped = torch.cat(groups, 1)
+        clamped = _clamped(rows.view(len(rows), -1, spec.group_size), own, alone).view(rows.shape)
         before, after = (_loss(rounded(one, spec) - rows, gram) for one in (rows, clamped))
         found.append(torch.where(after < before, clamped, rows))
     return torch.cat(found)
 
 
-def _slices(spec: PlaneSpec) -> list[slice]:
-    return [slice(low, low + spec.group_size) for low in range(0, spec.cols, spec.group_size)]
+def _starts(spec: PlaneSpec) -> range:
+    return range(0, spec.cols, spec.group_size)
 
 
 def _loss(error: Tensor, gram: Tensor) -> Tensor:
-    """e G e^T by row, (rows, 1)."""
-    return (error @ gram * error).sum(1, keepdim=True)
+    """e G e^T by row, (..., rows, 1)."""
+    return (error @ gram).mul_(error).sum(-1, keepdim=True)
 
 
-def _group(weight: Tensor, gram: Tensor, spec: PlaneSpec) -> Tensor:
-    reach = weight.abs().amax(1, keepdim=True)
+def _clamped(weight: Tensor, own: Tensor, spec: PlaneSpec) -> Tensor:
+    """Groups (rows, groups, size) clamped where they lose least; `own` are their blocks of the Gram matrix."""
+    reach = weight.abs().amax(2, keepdim=True)
     least, best = torch.full_like(reach, torch.inf), weight
     for i in range(STEPS):
         limit = reach * (1 - i * STEP)
         kept = weight.clamp(-limit, limit)
-        groups = kept[:, None]
-        grid = Grid.store(*ranges(groups, spec), spec)
-        loss = _loss(nearest(groups, *grid.values(), spec)[1][:, 0] - weight, gram)
+        values = nearest(kept, *stored(*ranges(kept, spec), spec), spec)[1]
+        loss = _loss(values.sub_(weight).transpose(0, 1), own).transpose(0, 1).contiguous()
         better = loss < least
         least, best = torch.where(better, loss, least), torch.where(better, kept, best)
     return best

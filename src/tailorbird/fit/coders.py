@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tailorbird.fit.groups import Fitter
-from tailorbird.formats.grid import Grid, Units
+from tailorbird.formats.grid import Units, stored
 from tailorbird.formats.spec import PlaneSpec
 
 _TINY = 1e-12
@@ -79,8 +79,8 @@ class AffineCoder:
 
     def snap(self, numbers: Tensor) -> Tensor:
         """Rounded to the grid."""
-        stored = Grid.store(numbers[0][:, None], numbers[1][:, None], self.spec, self.units)
-        return torch.cat(stored.values(), 1).T.contiguous()
+        found = stored(numbers[0][:, None], numbers[1][:, None], self.spec, self.units)
+        return torch.cat(found, 1).T.contiguous()
 
     def nearest(self, numbers: Tensor) -> Nearest:
         """Evenly spaced values."""
@@ -135,7 +135,7 @@ class PlaneCoder:
     def snap(self, numbers: Tensor) -> Tensor:
         """Rounded to the grid, plane by plane."""
         rows = [
-            Grid.store(scale[:, None], scale[:, None], self.spec, units).values()[0][:, 0]
+            stored(scale[:, None], scale[:, None], self.spec, units)[0][:, 0]
             for scale, units in zip(numbers, self.units, strict=True)
         ]
         return torch.stack(rows)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tailorbird.fit.groups import Fitter, minmax
-from tailorbird.formats.grid import Grid
+from tailorbird.formats.grid import stored
 from tailorbird.formats.spec import PlaneSpec
 
 # Numbers worked on at once; they stay in the processor's cache.
@@ -15,8 +15,12 @@ CHUNK = 2**18
 
 def ranges(groups: Tensor, spec: PlaneSpec, fitter: Fitter = minmax) -> tuple[Tensor, Tensor]:
     """Scales and offsets, both (rows, groups), of weights (rows, groups, size); not yet rounded to what is stored."""
-    found = [fitter(groups[:, g].T, bits, spec.offset) for g, bits in enumerate(spec.bits)]
-    return torch.stack([scale for scale, _ in found], 1), torch.stack([offset for _, offset in found], 1)
+    scale, offset = torch.empty(groups.shape[:2]), torch.empty(groups.shape[:2])
+    for bits, at in spec.runs:
+        mine = groups if len(at) == len(spec.bits) else groups[:, at]
+        found = fitter(mine.reshape(-1, spec.group_size).T, bits, spec.offset)
+        scale[:, at], offset[:, at] = (one.view(-1, len(at)) for one in found)
+    return scale, offset
 
 
 def nearest(groups: Tensor, scale: Tensor, offset: Tensor, spec: PlaneSpec) -> tuple[Tensor, Tensor]:
@@ -33,6 +37,5 @@ def rounded(weight: Tensor, spec: PlaneSpec) -> Tensor:
     done = []
     for rows in torch.split(weight, max(1, CHUNK // weight.shape[1])):
         groups = rows.reshape(len(rows), -1, spec.group_size)
-        grid = Grid.store(*ranges(groups, spec), spec)
-        done.append(nearest(groups, *grid.values(), spec)[1].view(rows.shape))
+        done.append(nearest(groups, *stored(*ranges(groups, spec), spec), spec)[1].view(rows.shape))
     return torch.cat(done)

@@ -18,7 +18,7 @@ from torch import Tensor
 from tailorbird.fit.compensate import compensate, strides
 from tailorbird.fit.groups import Fitter, minmax
 from tailorbird.formats.bitplanes import BitPlanes
-from tailorbird.formats.grid import Grid, Units
+from tailorbird.formats.grid import Grid, Units, stored
 from tailorbird.formats.spec import PlaneSpec
 
 ROW_CHUNK = 2048
@@ -138,7 +138,7 @@ class _Chunk:
     def _snap(self, g: int) -> None:
         """Round the group's scale and offset to what the format will hold."""
         one = replace(self.spec, bits=self.spec.bits[g : g + 1], column_order=False)
-        scale, offset = Grid.store(self.scale[g][:, None], self.offset[g][:, None], one, self.units).values()
+        scale, offset = stored(self.scale[g][:, None], self.offset[g][:, None], one, self.units)
         self.scale[g], self.offset[g] = scale[:, 0], offset[:, 0]
 
     def _quantize(self, column: int, w: Tensor) -> Tensor:

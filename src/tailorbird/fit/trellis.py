@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tailorbird.fit.sweep import HEADROOM, ROW_CHUNK, joined
 from tailorbird.formats import TrellisCodes, TrellisSpec
-from tailorbird.formats.grid import Grid, Units
+from tailorbird.formats.grid import Grid, Units, stored
 from tailorbird.formats.trellis import spelled
 from tailorbird.kernels.trellis import DEVIATION, codes, search, state_values
 
@@ -100,7 +100,7 @@ def _refitted(rows: Tensor, found: Tensor, spec: TrellisSpec, gram: Tensor, grid
     diagonal = normal.diagonal(dim1=1, dim2=2)
     diagonal += 1e-6 * diagonal.mean(1, keepdim=True) + 1e-30
     scale: Tensor = torch.linalg.solve(normal, right[..., None])[..., 0]
-    after = Grid.store(torch.where(scale > 0, scale, before), before, spec.grid, units).values()[0]
+    after = stored(torch.where(scale > 0, scale, before), before, spec.grid, units)[0]
     losses = [_loss(rows - (grouped * s[:, :, None]).flatten(1), gram) for s in (before, after)]
     kept = torch.where((losses[1] < losses[0])[:, None], after, before)
     return Grid.store(kept, kept, spec.grid, units)

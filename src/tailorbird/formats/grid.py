@@ -51,34 +51,15 @@ class Grid:
         `units` are the row scales of a ``u8`` grid when they were fixed before (a sweep fixes them first and meets the
         groups one by one); storing values that are already on the grid changes nothing.
         """
-        arrays: dict[str, Tensor] = {}
-        units = units or Units.of(scale, offset, spec)
-        if spec.scale == "fp16":
-            arrays["scales"] = scale.clamp(_TINY, 65504).to(torch.float16)
-        else:
-            arrays["row_scales"] = units.scale
-            arrays["scales"] = _codes(scale, units.scale, 1, 255).to(torch.uint8)
+        arrays = _numbers(scale, offset, spec, units)
         if spec.offset == "integer":
             arrays["zeros"] = _pack_zeros(zero_points(scale_values(arrays), offset, spec), spec)
-        elif spec.offset == "float" and spec.scale == "fp16":
-            arrays["offsets"] = offset.clamp(-65504, 65504).to(torch.float16)
-        elif spec.offset == "float":
-            arrays["row_offsets"] = units.offset
-            arrays["offsets"] = _codes(offset, units.offset, -127, 127).to(torch.int8)
         return cls(spec, arrays)
 
     def values(self) -> tuple[Tensor, Tensor]:
         """(scale, offset) as float32, both (rows, groups), exactly as every kernel must read them."""
         scale = scale_values(self.arrays)
-        if self.spec.offset == "float":
-            offset = self.arrays["offsets"].float()
-            if self.spec.scale == "u8":
-                offset = offset * self.arrays["row_offsets"].float()[:, None]
-        elif self.spec.offset == "integer":
-            offset = -scale * self.zeros()
-        else:
-            offset = -scale * middle(self.spec).to(scale.device)
-        return scale, offset
+        return scale, offset_values(self.arrays) if self.spec.offset == "float" else -scale * self.zeros()
 
     def zeros(self) -> Tensor:
         """Zero points as float32 (rows, groups), 1/2 for a group of one bit; formats with float offsets have none."""
@@ -110,6 +91,43 @@ def scale_values(arrays: Mapping[str, Tensor]) -> Tensor:
     """Stored scales as float32 (rows, groups)."""
     scale = arrays["scales"].float()
     return scale * arrays["row_scales"].float()[:, None] if "row_scales" in arrays else scale
+
+
+def offset_values(arrays: Mapping[str, Tensor]) -> Tensor:
+    """Stored offsets as float32 (rows, groups)."""
+    offset = arrays["offsets"].float()
+    return offset * arrays["row_offsets"].float()[:, None] if "row_offsets" in arrays else offset
+
+
+def stored(scale: Tensor, offset: Tensor, spec: PlaneSpec, units: Units | None = None) -> tuple[Tensor, Tensor]:
+    """Scales and offsets as they are read once they were stored: `Grid.values` of what `Grid.store` gives, with nothing
+    packed on the way."""
+    arrays = _numbers(scale, offset, spec, units)
+    scale = scale_values(arrays)
+    if spec.offset == "float":
+        return scale, offset_values(arrays)
+    zeros = middle(spec)
+    if spec.offset == "integer":
+        several = torch.tensor([bits > 1 for bits in spec.bits])
+        zeros = torch.where(several, zero_points(scale, offset, spec).float(), zeros)
+    return scale, -scale * zeros
+
+
+def _numbers(scale: Tensor, offset: Tensor, spec: PlaneSpec, units: Units | None) -> dict[str, Tensor]:
+    """The arrays of a grid but for the zero points."""
+    units = units or Units.of(scale, offset, spec)
+    arrays = {}
+    if spec.scale == "fp16":
+        arrays["scales"] = scale.clamp(_TINY, 65504).to(torch.float16)
+    else:
+        arrays["row_scales"] = units.scale
+        arrays["scales"] = _codes(scale, units.scale, 1, 255).to(torch.uint8)
+    if spec.offset == "float" and spec.scale == "fp16":
+        arrays["offsets"] = offset.clamp(-65504, 65504).to(torch.float16)
+    elif spec.offset == "float":
+        arrays["row_offsets"] = units.offset
+        arrays["offsets"] = _codes(offset, units.offset, -127, 127).to(torch.int8)
+    return arrays
 
 
 def zero_points(scale: Tensor, offset: Tensor, spec: PlaneSpec) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tailorbird.fit.groups import ranged
 from tailorbird.fit.sweep import Fitted
-from tailorbird.formats.grid import Grid, Units
+from tailorbird.formats.grid import Grid, Units, stored
 from tailorbird.formats.spec import PlaneSpec
 from tailorbird.tune.rounding import rounded, through
 
@@ -56,23 +56,20 @@ class Quantizer(ABC):
         """The weight as it would be stored now, float32 (rows, cols); differentiable in what is learned."""
         scale, offset = spread(*self.ends(), self.spec)
         with torch.no_grad():
-            held = self._grid(scale, offset).values()
+            held = stored(scale, offset, self.spec, self.units)
         scale, offset = (through(value, instead) for value, instead in zip((scale, offset), held, strict=True))
         return rounded(self.grouped, scale, offset, self.top, self.shift()).view(self.rows, -1)
 
     @torch.no_grad()
     def fitted(self) -> Fitted:
         """Codes and grid of the same weight."""
-        grid = self._grid(*spread(*self.ends(), self.spec))
+        grid = Grid.store(*spread(*self.ends(), self.spec), self.spec, self.units)
         scale, offset = (value[:, :, None] for value in grid.values())
         place, shift = (self.grouped - offset).div_(scale), self.shift()
         if shift is not None:
             place += shift
         codes = torch.minimum(place.round_().clamp_min_(0), self.top).to(torch.uint8)
         return Fitted(codes.view(self.rows, -1), grid)
-
-    def _grid(self, scale: Tensor, offset: Tensor) -> Grid:
-        return Grid.store(scale, offset, self.spec, self.units)
 
 
 class Clip(Quantizer):
