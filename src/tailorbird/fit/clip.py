@@ -30,17 +30,14 @@ def clipped(weight: Tensor, gram: Tensor, spec: PlaneSpec) -> Tensor:
     """
     # With halves for scales: what 8-bit ones come to, only the whole row decides.
     alone = replace(spec, scale="fp16", column_order=False)
-    own = torch.stack([gram[low : low + spec.group_size, low : low + spec.group_size] for low in _starts(spec)])
+    size, starts = spec.group_size, range(0, spec.cols, spec.group_size)
+    own = torch.stack([gram[low : low + size, low : low + size] for low in starts])
     found = []
     for rows in torch.split(weight, max(1, CHUNK // weight.shape[1])):
-        clamped = _clamped(rows.view(len(rows), -1, spec.group_size), own, alone).view(rows.shape)
+        clamped = _clamped(rows.view(len(rows), -1, size), own, alone).view(rows.shape)
         before, after = (_loss(rounded(one, spec) - rows, gram) for one in (rows, clamped))
         found.append(torch.where(after < before, clamped, rows))
     return torch.cat(found)
-
-
-def _starts(spec: PlaneSpec) -> range:
-    return range(0, spec.cols, spec.group_size)
 
 
 def _loss(error: Tensor, gram: Tensor) -> Tensor:

@@ -38,11 +38,14 @@ class Transformed:
     def stats(self, of: Mapping[str, Stats]) -> dict[str, Stats]:
         """The statistics of the parts' inputs in this form, from those before; parts that shared them and are scaled
         alike go on sharing."""
-        found: dict[tuple[int, int], Stats] = {}
-        for name, stats in of.items():
-            s = self.scales.get(name)
-            found.setdefault((id(stats), id(s)), stats if s is None else stats.divided(s))
-        return {name: found[id(stats), id(self.scales.get(name))] for name, stats in of.items()}
+        found, made = dict(of), dict[tuple[int, int], Stats]()
+        for name in self.scales.keys() & of.keys():
+            stats, s = of[name], self.scales[name]
+            key = (id(stats), id(s))
+            if key not in made:
+                made[key] = stats.divided(s)
+            found[name] = made[key]
+        return found
 
 
 @dataclass(frozen=True)
