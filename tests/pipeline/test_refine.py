@@ -62,7 +62,8 @@ def test_fitted_weights_are_compared_with_those_they_were_made_of(
     monkeypatch.setattr(refining, "realised", heard)
     given: dict[str, Any] = {"budget": "6bits", "allocate": "measured", "data": text, **SMALL}
     compress(model_of("untied"), tmp_path / "a", method="spinquant", **given)
-    assert compared and max(compared) < 0.3
+    # Two bits lose less than half of a weight; one that was turned in between would differ by more than the whole.
+    assert compared and max(compared) < 0.6
     compared.clear()
     compress(model_of("untied"), tmp_path / "b", method="awq", options={"grid": 4}, **given)
     assert not compared

@@ -213,7 +213,8 @@ def _run(
     weights: dict[str, str] = {}
     measured = bool(job.method.needs) and not _complete(job, partial)
     progress.begin(len(job.pieces))
-    for piece in _in_turn(job):
+    pieces = _in_turn(job)
+    for piece in pieces:
         if measured and stream is None and (piece.block is not None or not job.model.anatomy.blocks):
             stream = _stream(job, data, partial, guide)
         if stream is not None and piece.block is not None:
@@ -231,10 +232,13 @@ def _run(
         else:
             planes = partial.planes(piece) if stream is not None and piece.block is not None else {}
         if stream is not None and piece.block is not None:
-            with progress.stage("measure", clock):
-                # The original weights go before the compressed ones come.
-                job.model.drop(job.model.blocks[piece.block])
-                stream.advance(piece.block, {name: p.dequantize() for name, p in planes.items()}, partial.kept(piece))
+            # The original weights go before the compressed ones come.
+            job.model.drop(job.model.blocks[piece.block])
+            if piece is not pieces[-1]:
+                with progress.stage("measure", clock):
+                    stream.advance(
+                        piece.block, {name: p.dequantize() for name, p in planes.items()}, partial.kept(piece)
+                    )
         weights |= {name: fact["digest"] for name, fact in partial.facts_of(piece).items()}
         give_back()
         progress.advance(piece.file)
