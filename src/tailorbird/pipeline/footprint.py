@@ -19,7 +19,7 @@ from tailorbird.score.output import TOKENS as OUTPUT_TOKENS
 from tailorbird.tune import distill
 
 # Outputs that a method which decides by inputs compares at once, at most, and matrices of them that it holds.
-OUTPUTS, COMPARED = 2**26, 5
+OUTPUTS, COMPARED = 2**26, 3
 # What a word of the vocabulary takes in memory: as its file is read, and with a tokenizer in use.
 TOKENIZER_READ, TOKENIZER = 700, 1600
 # The share of rows in the largest class, where rows are in classes.
