@@ -55,10 +55,13 @@ def _recipes() -> list[Recipe]:
         *(Recipe(kind, FULL, head="IQ4_NL") for kind in ("Q4_K_M", "IQ2_XS")),
     ]
     rest = [
-        *(Recipe(kind, FULL, pure=True) for kind in ("Q5_0", "Q4_0", "Q2_0")),
+        *(Recipe(kind, FULL, pure=True) for kind in ("Q5_0", "Q4_0")),
         *(Recipe(kind, "imatrix") for kind in ("IQ4_NL", "IQ3_XXS", "IQ2_M", "Q4_0")),
         *(Recipe(kind) for kind in ("Q4_0", "Q8_0", "Q5_K_M")),
         Recipe("IQ4_NL", pure=True),
+        Recipe("Q2_K", FULL, head="IQ4_NL"),
+        # llama.cpp has no fast product for it: it takes longer than all the others.
+        Recipe("Q2_0", FULL, pure=True),
     ]
     return first + rest
 

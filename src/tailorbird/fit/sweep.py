@@ -2,9 +2,8 @@
 2210.17323).
 
 Rows do not depend on each other, so they are worked on in chunks that stay in the processor's cache, with columns
-first: a step then touches contiguous memory. Blocks of 128 columns take their rank-one updates at once and pass
-    the sum on in one
-product; inside a block the same is done once more for 16 columns.
+first: a step then touches contiguous memory. Blocks of 128 columns take their rank-one updates at once and pass the sum
+on in one product; inside a block the same is done once more for 16 columns.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from itertools import count, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -53,19 +53,22 @@ class Stream:
         self.tokens = sum(batch.shape[0] * (batch.shape[1] if batch.dim() > 1 else 1) for batch in batches)
         with torch.no_grad():
             self.states = States([self.shell.enter(batch, rows) for batch in batches], folder)
-            # So that a method can run the first window alone.
-            self.shell.enter(batches[0][:1], rows)
             self.targets: States | None = None
             self.before: States | None = None
             if reference:
                 first = [self.shell.enter(batch, reference) for batch in batches]
                 self.targets = States(first, folder / "reference")
                 self.before = States([*first], folder / "before") if drift else None
+            # A method can run the first window alone.
+            runs = [run for batch in batches for run in (batch[:1], *self._windows(batch))]
+            for run in {tuple(run.shape): run for run in runs}.values():
+                self.shell.enter(run, rows)
 
     def _windows(self, batch: Tensor) -> Sequence[Tensor]:
         """What of a batch runs through a block at once: a language model's windows one by one, so that the processor's
-        cache holds what is made on the way."""
-        return torch.split(batch, 1) if self.model.anatomy.blocks else [batch]
+        cache holds what is made on the way. In mixed precision two, for which weights are rounded once."""
+        together = 2 if self.targets is None and dense.learning() != torch.float32 else 1
+        return torch.split(batch, together) if self.model.anatomy.blocks else [batch]
 
     def _precision(self) -> AbstractContextManager[object]:
         """Statistics can bear mixed precision; differences from the uncompressed model, where they are wanted, may be
@@ -92,7 +95,7 @@ class Stream:
         modules = {part.name: self.model.module.get_submodule(part.name) for part in parts}
         wiring = self.model.anatomy.wiring if "drift" in needs else None
         paired = {f"{self.model.blocks[index]}.{layer}" for layer in wiring.readers} if wiring else set()
-        numbers, guide = count(), {name: weights for name, weights in self.guide.items() if name in modules}
+        guide, at = {name: weights for name, weights in self.guide.items() if name in modules}, 0
         with Collector(modules, needs, self.tokens, paired) as collector:
             for i in range(len(self.states)):
                 behind: list[Tensor] = []
@@ -101,8 +104,8 @@ class Stream:
                     if original is not None:
                         with collector.original():
                             behind.append(self.shell.run(index, original))
-                    at = next(numbers)
-                    weighed = {name: weights[at] for name, weights in guide.items()}
+                    weighed = {name: weights[at : at + len(window)].flatten() for name, weights in guide.items()}
+                    at += len(window)
                     with self._precision(), collector.batch(weighed):
                         self.shell.run(index, window)
                 if self.targets and behind:
