@@ -54,7 +54,7 @@ def write_table() -> None:
 
 
 def _build(folder: Path) -> Path:
-    make = ["cmake", "-S", ROOT, "-B", folder, f"-DPython_EXECUTABLE={sys.executable}", "-DCMAKE_BUILD_TYPE=Release"]
+    make = ["cmake", "-S", ROOT, "-B", folder, "-DTAILORBIRD_BINDINGS=OFF", "-DCMAKE_BUILD_TYPE=Release"]
     subprocess.run(make, check=True, stdout=sys.stderr)
     subprocess.run(["cmake", "--build", folder, "--target", "instructions"], check=True, stdout=sys.stderr)
     return folder / "instructions"
