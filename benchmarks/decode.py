@@ -53,6 +53,9 @@ Row = dict[str, Any]
 def main() -> None:
     """Make what is missing, measure everything, write table and rows."""
     options = _options()
+    if options.page:
+        _write(read_json(RESULTS / "decode.json"))
+        return
     folders = {name: _artifact(*name.rsplit(" ", 1)) for name in options.models}
     native.set_threads(options.threads)
     torch.set_num_threads(options.threads)
@@ -67,8 +70,17 @@ def main() -> None:
         "threads": options.threads, "load": os.getloadavg()[0], "torch": torch.__version__,
         "rows": rows, "peers": peers,
     }  # fmt: skip
-    write_json(RESULTS / "decode.json", document)
-    page = _page(document)
+    _write(document)
+
+
+def _write(found: Row) -> None:
+    """Rows and page, with what the quality benchmark says of llama.cpp's types by now."""
+    scored = read_json(RESULTS / "peers.json")["rows"]
+    for row in found["peers"]:
+        same = [r["perplexity"] for r in scored if r["type"].split(" imatrix")[0] == row["type"].split(" imatrix")[0]]
+        row["perplexity"] = min(same, default=None)
+    write_json(RESULTS / "decode.json", found)
+    page = _page(found)
     write_atomic(ROOT.parent / "docs" / "speed.md", page.encode())
     print(page)
 
@@ -121,12 +133,7 @@ def _peers(threads: int) -> list[Row]:
     done = subprocess.run(
         [PEERS, script, "--threads", str(threads), "--context", str(CONTEXT)], stdout=subprocess.PIPE, check=True
     )
-    rows: list[Row] = json.loads(done.stdout)["rows"]
-    scored = read_json(RESULTS / "peers.json")["rows"]
-    for row in rows:
-        same = [r["perplexity"] for r in scored if r["type"].split(" imatrix")[0] == row["type"].split(" imatrix")[0]]
-        row["perplexity"] = min(same, default=None)
-    return rows
+    return list(json.loads(done.stdout)["rows"])
 
 
 def _page(found: Row) -> str:
@@ -218,6 +225,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", default=list(MODELS), metavar="RECIPE BUDGET")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--page", action="store_true", help="write the page from the rows there are")
     return parser.parse_args()
 
 
