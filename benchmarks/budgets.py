@@ -151,7 +151,7 @@ class Bench:
         found: list[tuple[int, str, Plan]] = []
         for size in GROUPS:
             job = prepare(MODEL, METHOD, "8bits", {"group_size": size})
-            for bits in range(1, 9):
+            for bits in range(1, job.levels + 1):
                 planned = job.planned({part.name: job.spec(part, bits) for part in job.model.parts})
                 if planned.nbytes <= limit:
                     found.append((planned.nbytes, f"{bits} bits, groups of {size}", planned.plan))
@@ -214,7 +214,9 @@ def _kl(found: Row) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.4f}" if value < 1 else f"{value:.2f}" if value < 1000 else f"{value:.1e}"
+    if value < 1:
+        return f"{value:.5f}" if value < 0.01 else f"{value:.4f}"
+    return f"{value:.2f}" if value < 1000 else f"{value:.1e}"
 
 
 def _document(rows: list[Row], bench: Bench) -> Row:

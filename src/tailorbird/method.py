@@ -16,7 +16,8 @@ from torch import Tensor
 
 from tailorbird.anatomy import Part
 from tailorbird.errors import UsageError
-from tailorbird.formats import Fit, PlaneSpec, RowSpec, Spec
+from tailorbird.fit.finer import fit_finer
+from tailorbird.formats import Fit, PlaneSpec, RowSpec, Spec, SumSpec, eight
 from tailorbird.formats.spec import Offset, Scale
 from tailorbird.measure.block import Block, Transformed
 from tailorbird.measure.statistics import Need, Stats
@@ -126,7 +127,7 @@ class Method:
                 f"{self.name} can't fit {part.name} as {spec.label}",
                 hint=f"its format is {self.spec(part, 1).label}; take another method, or no target",
             )
-        kinds = {form.kind for form in spec.formats} if isinstance(spec, RowSpec) else {spec.kind}
+        kinds = {eight(form).kind for form in (spec.formats if isinstance(spec, RowSpec) else [spec])}
         if not kinds <= self.kinds:
             raise UsageError(
                 f"{self.name} can't fit {part.name} as {spec.label}",
@@ -166,6 +167,11 @@ class Method:
     def fit(self, weight: Tensor, stats: Stats, spec: Any) -> Fit:
         """The codes that lose least in this format. Weight is float32 (rows, cols) and may be overwritten."""
         raise NotImplementedError(f"method {self.name!r} has no fit")
+
+    def fitted(self, weight: Tensor, stats: Stats, spec: Any) -> Fit:
+        """As `fit`; above eight bits, where no method chooses codes, by rounding."""
+        above = isinstance(spec, SumSpec) and spec.more
+        return fit_finer(weight, spec) if above else self.fit(weight, stats, spec)
 
     def options(self) -> dict[str, Any]:
         """All options as plain data."""

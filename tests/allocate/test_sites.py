@@ -5,18 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tailorbird.allocate.finer import finer
 from tailorbird.allocate.rules import FREE, Rules
 from tailorbird.allocate.sites import Sites, interpolated
 from tailorbird.anatomy import Part
-from tailorbird.formats import BitPlanes, PlaneSpec
+from tailorbird.formats import PlaneSpec, Spec
 
 
 def spec_of(part: Part, bits: int) -> PlaneSpec:
     return PlaneSpec.uniform(bits, part.shape[1], 8)
 
 
-def size(part: Part, spec: PlaneSpec) -> float:
-    return BitPlanes.plan(part.shape[0], spec).nbytes
+def size(part: Part, spec: Spec) -> float:
+    return spec.plan(part.shape[0]).nbytes
 
 
 SMALL = [Part(f"b{i}", (8, 64), "mlp", i) for i in range(30)]
@@ -35,13 +36,13 @@ def test_small_parts_have_whole_bits_and_large_ones_steps_between() -> None:
     assert np.isinf(table[0, 8:]).all() and np.isfinite(table[0, :8]).all()
 
 
-def test_finer_formats_come_above_eight_bits() -> None:
-    def leveled(part: Part, level: int) -> PlaneSpec:
-        return PlaneSpec.uniform(min(level, 8), part.shape[1], 4 if level > 8 else 8)
+def test_levels_come_above_eight_bits() -> None:
+    def leveled(part: Part, level: int) -> Spec:
+        return finer(spec_of(part, min(level, 8)), min(level, 9) - 8)
 
     sites = Sites.of([*SMALL, LARGE], leveled, FREE, 10)
-    assert [len(options) for options in sites.options] == [9] * 30 + [8 + 7 * 3 + 1]  # nine and ten are the same here
-    assert {options[-1][0].group_size for options in sites.options} == {4}
+    assert [len(options) for options in sites.options] == [9] * 30 + [9 + 8 * 3]  # nine and ten are the same here
+    assert [specs[0].mean_bits for specs in sites.options[-1]][-5:] == [8, 8.25, 8.5, 8.75, 9]
 
 
 def test_tied_parts_are_one_choice() -> None:

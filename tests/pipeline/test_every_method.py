@@ -15,9 +15,10 @@ import torch
 
 from tailorbird.artifact.partial import partial_folder
 from tailorbird.errors import BudgetError
-from tailorbird.formats import PlaneSpec, RowSpec
+from tailorbird.formats import PlaneSpec, RowSpec, eight
 from tailorbird.methods import find, methods
 from tailorbird.pipeline import compress, prepare
+from tailorbird.pipeline.quality import evaluate
 
 # A job of each, as short as it gets.
 QUICK: dict[str, dict[str, Any]] = {
@@ -106,3 +107,18 @@ def test_the_smallest_that_is_named_works(model_of: Any, lines: Path, tmp_path: 
         prepare(model_of("untied"), method, f"{int(found[1]) - 1}B", job["options"])
     artifact = compress(model_of("untied"), tmp_path / "a", **job | {"budget": f"{found[1]}B"}).artifact
     assert artifact.nbytes <= int(found[1])
+
+
+@METHODS
+@pytest.mark.usefixtures("here")
+def test_above_eight_bits_it_is_closer_still(model_of: Any, lines: Path, tmp_path: Path, method: str) -> None:
+    """Parts that are rounded so stand beside what the method scales, learns and distils on the way."""
+    job = job_of(method, lines)
+    job |= {"budget": "12bits", "options": job["options"] | {"distill": 1}}
+    artifact = compress(model_of("untied"), tmp_path / "a", **job).artifact
+    above = [part for part in artifact.plan.parts if eight(spec := artifact.plan.specs[part.name]) != spec]
+    assert artifact.bits <= 12 and {"embedding", "head"} <= {part.role for part in above}
+    if not find(method).own_format:
+        assert any(part.block is not None for part in above)
+        found = evaluate(artifact.folder, model_of("untied"), tokens=60, window=24, text=lines)
+        assert found.kl is not None and found.kl < 1e-4

@@ -37,7 +37,7 @@ class Sites:
 
     @classmethod
     def of(cls, parts: Sequence[Part], spec_of: SpecOf, rules: Rules, levels: int = MAX_BITS) -> Sites:
-        """One to eight bits for every part, for large ones steps between, and finer formats above.
+        """One to eight bits for every part and levels above, for large ones steps between.
 
         Args:
             parts: what is to be stored.
@@ -49,13 +49,12 @@ class Sites:
         units = rules.units(parts)
         options = []
         for unit in units:
-            whole = [tuple(spec_of(part, bits) for part in unit) for bits in range(1, MAX_BITS + 1)]
+            whole = [tuple(spec_of(part, bits) for part in unit) for bits in range(1, levels + 1)]
             # Losses are known by width: of formats of one width the last, the best, stands for all.
             found = list({tuple(spec.mean_bits for spec in specs): specs for specs in whole}.values())
             if len(unit) == 1 and unit[0].numel >= large:
                 found = [(spec,) for spec in _stepped(unit[0], [spec for (spec,) in found], rules)]
-            above = [tuple(spec_of(part, level) for part in unit) for level in range(MAX_BITS + 1, levels + 1)]
-            options.append(list(dict.fromkeys([*found, *above])))
+            options.append(found)
         return cls(units, options)
 
     def table(self, value: Value) -> Array:

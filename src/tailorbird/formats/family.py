@@ -11,7 +11,7 @@ from tailorbird.formats.bitplanes import BitPlanes
 from tailorbird.formats.levels import LevelSpec
 from tailorbird.formats.packed import PackedWeight, Spec
 from tailorbird.formats.rows import RowSpec, entries
-from tailorbird.formats.spec import PlaneSpec
+from tailorbird.formats.spec import MAX_BITS, PlaneSpec
 from tailorbird.formats.sums import SumSpec
 from tailorbird.formats.trellis import TrellisSpec
 
@@ -71,6 +71,8 @@ def groups_in(data: Mapping[str, Any], cols: int) -> int:
 def between(low: Spec, high: Spec, cut: int) -> Spec | None:
     """A format with the bits of `low` in its first `cut` groups and those of `high` in the others; None where the two
     differ in more than their bits, or have none by group."""
+    if isinstance(high, SumSpec):
+        return _between_finer(low, high, cut)
     for kind, name in ((PlaneSpec, "bits"), (TrellisSpec, "halves")):
         if isinstance(low, kind) and isinstance(high, kind):
             ours, theirs = getattr(low, name), getattr(high, name)
@@ -79,13 +81,28 @@ def between(low: Spec, high: Spec, cut: int) -> Spec | None:
     return None
 
 
+def _between_finer(low: Spec, high: SumSpec, cut: int) -> SumSpec | None:
+    """The same above eight bits."""
+    base = high.terms[0].spec
+    less = low.more if isinstance(low, SumSpec) else (0,) * high.groups
+    same = low.terms[0].spec == base if isinstance(low, SumSpec) else low == base
+    return SumSpec.finer(base, less[:cut] + high.more[cut:]) if same and less and high.more else None
+
+
 def widths(spec: Spec) -> tuple[int, ...]:
     """Whole bits that stand for a format's: of each group, of half a bit the numbers on either side, or their mean."""
     if isinstance(spec, PlaneSpec):
         return spec.bits
     if isinstance(spec, TrellisSpec):
         return tuple(bits for halves in spec.halves for bits in (halves // 2, (halves + 1) // 2))
+    if isinstance(spec, SumSpec) and spec.more:
+        return tuple(MAX_BITS + bits for bits in spec.more)
     return (round(spec.mean_bits),)
+
+
+def eight(spec: Spec) -> Spec:
+    """The eight bits of a format of more than eight; any other format as it is."""
+    return spec.terms[0].spec if isinstance(spec, SumSpec) and spec.more else spec
 
 
 def plane_spec(spec: Spec) -> PlaneSpec:

@@ -2,7 +2,8 @@
 
 With terms of one symmetric bit each plane has scales of its own: two of them are the residual binary of BiLLM, or,
 where a mask picks one of two magnitudes, its split binary; three or more are free planes. A term may cover some groups
-of columns only, so that groups differ in how many planes they have.
+of columns only, so that groups differ in how many planes they have. A term of eight bits and one of a few more that
+divides its steps are codes of more than eight bits (`SumSpec.finer`).
 
 Stored arrays: those of every term's `BitPlanes`, with ``_0``, ``_1`` and so on after their names, and ``column_order``
 once for all. Values are added in the order of the terms, in float32.
@@ -10,8 +11,8 @@ once for all. Values are added in the order of the terms, in float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -83,6 +84,27 @@ class SumSpec:
             over = tuple(count > p for count in planes)
             terms.append(Term(PlaneSpec((1,) * sum(over), group_size, "none", scale), over))  # type: ignore[arg-type]
         return cls(tuple(terms), column_order)
+
+    @classmethod
+    def finer(cls, base: PlaneSpec, more: Sequence[int]) -> SumSpec:
+        """Planes of eight bits whose steps a second, symmetric term divides.
+
+        Args:
+            base: the planes; a column order is left out.
+            more: bits of the second term in each group, 0 for none.
+        """
+        over, bits = tuple(map(bool, more)), tuple(b for b in more if b)
+        rest = Term(PlaneSpec(bits, base.group_size, "none", base.scale), over)
+        return cls((Term.whole(replace(base, column_order=False)), rest))
+
+    @property
+    def more(self) -> tuple[int, ...] | None:
+        """Bits above eight in each group of a `finer` format; None for any other sum."""
+        if len(self.terms) != 2 or self.column_order or set(self.terms[0].spec.bits) != {MAX_BITS}:
+            return None
+        rest = iter(self.terms[1].spec.bits)
+        symmetric = self.terms[1].spec.offset == "none"
+        return tuple(next(rest) if covered else 0 for covered in self.terms[1].over) if symmetric else None
 
     @property
     def group_size(self) -> int:

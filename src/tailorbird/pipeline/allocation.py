@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import Tensor
 
-from tailorbird.allocate.finer import left
 from tailorbird.allocate.ohq import objective
 from tailorbird.allocate.sites import Sites, interpolated
 from tailorbird.allocate.solve import Array, solve
@@ -80,8 +79,7 @@ class Table:
 
     def estimated(self, part: Part, spec: Spec) -> float:
         """The same before anything was measured."""
-        found = interpolated(self.losses[part.name], spec, part.name in self.worth)
-        return found * left(spec, next(iter(self.formats[part.name].values())))
+        return interpolated(self.losses[part.name], spec, part.name in self.worth)
 
     def total(self, specs: Mapping[str, Spec]) -> float:
         """What a plan is expected to lose."""

@@ -17,7 +17,7 @@ from tailorbird.anatomy import Part
 from tailorbird.artifact.layout import Segment
 from tailorbird.artifact.manifest import weight_digest
 from tailorbird.fit.propagate import DAMP, propagated
-from tailorbird.formats import Fit, PackedWeight, PlaneSpec, RowSpec, Spec, TrellisSpec
+from tailorbird.formats import Fit, PackedWeight, PlaneSpec, RowSpec, Spec, TrellisSpec, eight
 from tailorbird.measure.block import Block
 from tailorbird.measure.rows import predicted, read
 from tailorbird.measure.statistics import Stats
@@ -111,7 +111,7 @@ def _fit_block(
             part.name: _decide(job, part, block.weights[part.name], stats[part.name], job.plan.specs[part.name])
             for part in piece.parts
         }
-        tuned = job.method.tune(block, specs)
+        tuned = job.method.tune(block, {name: eight(spec) for name, spec in specs.items()})
         # The time of all together goes to each by its size.
         pace = (time.perf_counter() - start) / sum(part.numel for part in piece.parts)
         for part in piece.parts:
@@ -119,7 +119,8 @@ def _fit_block(
             mine, weight = stats[part.name], replaced.get(part.tensor)
             # A fit may overwrite the weight in place, but not the one its error is measured against.
             own = block.weights[part.name] if weight is None else weight.clone()
-            fitted = tuned.get(part.name) or job.method.fit(own, mine, specs[part.name])
+            known = tuned.get(part.name) if eight(specs[part.name]) == specs[part.name] else None
+            fitted = known or job.method.fitted(own, mine, specs[part.name])
             _pack(job, part, fitted, mine, found, start, weight)
 
 
@@ -184,13 +185,14 @@ def _decide(job: Prepared, part: Part, weight: Tensor, stats: Stats, planned: Sp
 
 def _fixed(job: Prepared, part: Part, spec: Spec) -> bool:
     """The format stays as planned. A plan given by hand keeps bits written group by group; one number leaves the inner
-    choice to the method."""
-    return (job.given and isinstance(spec, PlaneSpec | TrellisSpec) and spec.mixed) or job.rules.tied(part)
+    choice to the method, which has none above eight bits."""
+    by_group = job.given and isinstance(spec, PlaneSpec | TrellisSpec) and spec.mixed
+    return by_group or job.rules.tied(part) or eight(spec) != spec
 
 
 def _fitted(job: Prepared, part: Part, stats: Stats, weight: Tensor, planned: Spec) -> Fit:
     """Some rows of a part, in the format the method decides on unless that is fixed."""
-    return job.method.fit(weight, stats, _decide(job, part, weight, stats, planned))
+    return job.method.fitted(weight, stats, _decide(job, part, weight, stats, planned))
 
 
 def _pack(

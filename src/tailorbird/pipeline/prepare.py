@@ -111,14 +111,14 @@ class Prepared:
         return self.allocate != "uniform" and not self.given
 
     def spec(self, part: Part, bits: int) -> Spec:
-        """The format of a part at a number of bits, under the rules; above eight, eight with finer scales."""
+        """The format of a part at a number of bits, under the rules; above eight, by two terms."""
         own = self.method.own_format and not outside(part)
         found = finer(self.method.spec(part, min(bits, MAX_BITS)), 0 if own else bits - MAX_BITS)
         return self.method.fitting(part, self.rules.chosen(part, found))
 
     @property
     def levels(self) -> int:
-        """Most bits of a part, counting formats finer than eight bits; these not where time counts, or a target."""
+        """Most bits of a part, counting formats above eight bits; these not where time counts, or a target."""
         return MAX_BITS if self.target or self.profile is not None else LEVELS
 
     def topped(self, specs: Mapping[str, Spec], room: int) -> Mapping[str, Spec]:
@@ -276,7 +276,7 @@ def within(job: Prepared, choose: Callable[[int], Mapping[str, Spec]]) -> Prepar
     if ones.weight_bytes > limit:
         raise _too_small(job, ones)
     # Numbers in the headers grow with the parts they describe, by a few digits for every file; where a method has
-    # another format for more bits, that may have more arrays; and a plan of finer formats is longer.
+    # another format for more bits, that may have more arrays; and a plan of formats above eight bits is longer.
     slack = 0
     for _ in range(3):
         room = max(ones.plan.code_bytes, limit - headers - slack)

@@ -12,7 +12,7 @@ from tailorbird.allocate.rows import by_rows, ranked
 from tailorbird.anatomy import Part
 from tailorbird.fit.search import RangeSearch
 from tailorbird.fit.sweep import sweep
-from tailorbird.formats import RowSpec, Spec, affine
+from tailorbird.formats import RowSpec, Spec, affine, eight
 from tailorbird.measure.statistics import Stats
 from tailorbird.method import Method
 
@@ -25,11 +25,11 @@ def rounded(method: Method, weight: Tensor, spec: Spec) -> Tensor:
 
     By the method itself where it needs no calibration data, else by rounding to the best of some ranges without
     feedback: what a method gains by its data is corrected part by part on the finished model (`pipeline.refine`). The
-    nearest affine planes stand for a format that is none of them.
+    nearest affine planes stand for a format that is none of them, but for one of more than eight bits.
     """
-    if method.needs:
+    if method.needs and eight(spec) == spec:
         return sweep(weight, affine(spec), _SEARCH).pack().dequantize()
-    return method.fit(weight.clone(), Stats(), spec).pack().dequantize()
+    return method.fitted(weight.clone(), Stats(), spec).pack().dequantize()
 
 
 class Rounding:
