@@ -46,7 +46,7 @@ def _picture(ours: Row, peers: Sequence[Row]) -> str:
 def _read_peers(quality: Path) -> list[Row]:
     """Rows of other libraries that stand beside a file of ours."""
     file = quality.with_name(quality.name.replace("quality", "peers"))
-    return [row for row in read_json(file)["rows"] if row["perplexity"] < 1000] if file.exists() else []
+    return list(read_json(file)["rows"]) if file.exists() else []
 
 
 def _page(ours: Row, others: Sequence[tuple[Row, list[Row]]], peers: Sequence[Row], memory: Row | None) -> str:
@@ -154,22 +154,25 @@ def _ours(rows: Sequence[Row], original: float) -> str:
 
 def _best(rows: Sequence[Row], peers: Sequence[Row]) -> str:
     lines = [
-        "| budget | best | weights MB | perplexity | types of at least that size | ahead |",
-        "|---|---|--:|--:|--:|---|",
+        "| budget | best | weights | perplexity | types of at least that size | ahead | the smallest of them |",
+        "|---|---|--:|--:|--:|--:|---|",
     ]
     firsts = [row | {"perplexity": mean(_seeds(rows, row))} for row in rows if row["seed"] == 0]
     for budget in dict.fromkeys(row["budget"] for row in firsts):
         best = min((row for row in firsts if row["budget"] == budget), key=lambda row: float(row["perplexity"]))
         rivals = [p for p in peers if p["weight_bytes"] >= best["weight_bytes"] and p["type"] != "original"]
-        ahead = sorted(
-            (p for p in rivals if p["perplexity"] <= best["perplexity"]), key=lambda p: float(p["weight_bytes"])
-        )
-        named = ", ".join(f"{p['type']} ({p['weight_bytes'] / 1e6:.0f} MB, {_number(p['perplexity'])})" for p in ahead)
+        ahead = [peer for peer in rivals if peer["perplexity"] <= best["perplexity"]]
+        least = min(ahead, key=lambda peer: float(peer["weight_bytes"]), default=None)
+        named = f"{least['type']}, {_size(least)}, {_number(least['perplexity'])}" if least else ""
         lines.append(
-            f"| {budget} | {best['method']} | {best['weight_bytes'] / 1e6:.1f} | {_number(best['perplexity'])} | "
-            f"{len(rivals)} | {named or 'none'} |"
+            f"| {budget} | {best['method']} | {_size(best)} | {_number(best['perplexity'])} | "
+            f"{len(rivals)} | {len(ahead)} | {named} |"
         )
     return "\n".join(lines)
+
+
+def _size(row: Row) -> str:
+    return f"{row['weight_bytes'] / 1e6:.1f} MB"
 
 
 def _foreseen(rows: Sequence[Row]) -> str:
