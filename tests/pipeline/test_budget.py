@@ -81,3 +81,11 @@ def test_above_eight_bits_the_longer_plan_is_counted(model_of: Any) -> None:
     most = prepare(model_of("llama"), "rtn", "100bits").nbytes
     for limit in range(full.nbytes + 2000, most, 97):
         assert prepare(model_of("llama"), "rtn", f"{limit}B").nbytes <= limit
+
+
+def test_no_budget_falls_back_to_one_bit_everywhere(model_of: Any) -> None:
+    """Above eight bits a plan is longer, and its files have more arrays, than was allowed for at first: with as much
+    less room the same plan may come again."""
+    low, high = (prepare(model_of("untied"), "rtn", bits).nbytes for bits in ("8bits", "20bits"))
+    for limit in range(low, high, 751):
+        assert 0.9 * limit < prepare(model_of("untied"), "rtn", f"{limit}B").nbytes <= limit

@@ -277,15 +277,17 @@ def within(job: Prepared, choose: Callable[[int], Mapping[str, Spec]]) -> Prepar
         raise _too_small(job, ones)
     # Numbers in the headers grow with the parts they describe, by a few digits for every file; where a method has
     # another format for more bits, that may have more arrays; and a plan of formats above eight bits is longer.
-    slack = 0
-    for _ in range(3):
+    slack, more = 0, 64 * len(job.pieces)
+    while True:
         room = max(ones.plan.code_bytes, limit - headers - slack)
         found = job.planned(choose(room))
         over = found.weight_bytes - _limit(found)
         if over <= 0:
             return found
-        slack += max(64 * len(job.pieces), over)
-    return ones
+        if room == ones.plan.code_bytes:
+            return ones
+        # A little less room may well give the same plan, as one part of it takes more than that.
+        slack, more = slack + max(more, over), 2 * more
 
 
 def _limit(job: Prepared) -> int:
