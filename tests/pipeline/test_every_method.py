@@ -43,8 +43,8 @@ def lines(tiny: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def job_of(method: str, lines: Path) -> dict[str, Any]:
-    """Arguments under which the method uses its own format."""
-    bits = "7bits" if find(method).own_format else "5bits" if method == "nf4" else "4bits"
+    """Arguments under which the method uses its own format, and no part has more than eight bits."""
+    bits = "5bits" if find(method).own_format or method == "nf4" else "4bits"
     options = QUICK.get(method, {})
     return {"method": method, "budget": bits, "options": options, "data": lines, "samples": 6, "length": 24}
 
