@@ -17,7 +17,7 @@ from torch import Tensor
 from tailorbird.anatomy import Part
 from tailorbird.errors import UsageError
 from tailorbird.fit.finer import fit_finer
-from tailorbird.formats import Fit, PlaneSpec, RowSpec, Spec, SumSpec, eight
+from tailorbird.formats import Fit, PlaneSpec, RowSpec, Spec, above_eight, eight
 from tailorbird.formats.spec import Offset, Scale
 from tailorbird.measure.block import Block, Transformed
 from tailorbird.measure.statistics import Need, Stats
@@ -170,8 +170,7 @@ class Method:
 
     def fitted(self, weight: Tensor, stats: Stats, spec: Any) -> Fit:
         """As `fit`; above eight bits, where no method chooses codes, by rounding."""
-        above = isinstance(spec, SumSpec) and spec.more
-        return fit_finer(weight, spec) if above else self.fit(weight, stats, spec)
+        return fit_finer(weight, spec) if above_eight(spec) else self.fit(weight, stats, spec)
 
     def options(self) -> dict[str, Any]:
         """All options as plain data."""

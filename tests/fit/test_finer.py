@@ -45,6 +45,15 @@ def test_finer_scales_would_buy_no_more(size: int, covered: int) -> None:
     assert lost(weight, more) < by_groups * (1.1 if size == 32 else 0.95)
 
 
+def test_a_range_far_from_zero_is_covered() -> None:
+    """Where a format can hold it: half offsets. A step is a 255th of the range, not of the largest weight."""
+    weight = 5 + weights() / 4
+    base = PlaneSpec.uniform(8, 256, 64, "float", "fp16")
+    eight = (sweep(weight.clone(), base, minmax).pack().dequantize() - weight).abs().max()
+    nine = (fit_finer(weight, SumSpec.finer(base, (1,) * 4)).pack().dequantize() - weight).abs().max()
+    assert nine < eight
+
+
 def test_no_weight_is_further_off_than_a_step_of_the_second_term() -> None:
     weight = weights()
     fitted = fit_finer(weight, SumSpec.finer(PlaneSpec.uniform(8, 256, 64), (2,) * 4))
@@ -77,8 +86,8 @@ def test_only_such_sums_have_more_than_eight_bits() -> None:
     spec = SumSpec.finer(base, (0, 1, 3, 0))
     read = spec_from_json(spec.to_json(), 256)
     assert isinstance(read, SumSpec) and read == spec and read.more == (0, 1, 3, 0)
-    assert SumSpec.free((2, 2), 128).more is None
-    assert SumSpec(spec.terms[:1]).more is None and SumSpec(spec.terms, column_order=True).more is None
+    assert not SumSpec.free((2, 2), 128).more
+    assert not SumSpec(spec.terms[:1]).more and not SumSpec(spec.terms, column_order=True).more
 
 
 def test_a_weight_of_nothing_stays_nothing() -> None:

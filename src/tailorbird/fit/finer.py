@@ -18,7 +18,7 @@ from tailorbird.formats.spec import MAX_BITS
 
 # A range is widened by a step at either end, so that rounding scale and zero point cuts nothing off: what is cut off
 # would be most of the error.
-ROOM = 1 / 2 ** (MAX_BITS - 1)
+ROOM = 1 / 2**MAX_BITS
 
 
 def fit_finer(weight: Tensor, spec: SumSpec) -> FittedSum:
@@ -37,19 +37,20 @@ def fit_finer(weight: Tensor, spec: SumSpec) -> FittedSum:
 
 
 def _chunk(weight: Tensor, spec: SumSpec) -> tuple[Fitted, Fitted]:
-    more, (base, rest) = spec.more, spec.terms
-    assert more is not None
+    base, rest = spec.terms
     w = weight.float().view(-1, spec.groups, spec.group_size)
-    scale, offset = ranged(w.amin(2) * (1 + ROOM), w.amax(2) * (1 + ROOM), MAX_BITS, base.spec.offset)
+    low, high = w.amin(2), w.amax(2)
+    room = (high - low) * ROOM
+    scale, offset = ranged(low - room, high + room, MAX_BITS, base.spec.offset)
     coarse = Grid.store(scale, offset, base.spec)
     scale, offset = coarse.values()
     # From two bits on, values of the second term reach half of its step further down than up: zero is one of them.
-    shift = torch.tensor([2.0 ** -(bits + 1) if bits > 1 else 0.0 for bits in more])
+    shift = torch.tensor([2.0 ** -(bits + 1) if bits > 1 else 0.0 for bits in spec.more])
     codes = ((w - offset[..., None]) / scale[..., None] + shift[:, None]).round_().clamp_(0, 2**MAX_BITS - 1)
     left = (w - (codes * scale[..., None] + offset[..., None]))[:, rest.groups]
     steps = scale[:, rest.groups] / torch.tensor([2.0**bits for bits in rest.spec.bits])
     fine = Grid.store(steps, steps, rest.spec)
-    steps, low = fine.values()
+    steps, first = fine.values()
     tops = torch.tensor([2.0**bits - 1 for bits in rest.spec.bits])[:, None]
-    second = ((left - low[..., None]) / steps[..., None]).round_().clamp_(torch.zeros(()), tops)
+    second = ((left - first[..., None]) / steps[..., None]).round_().clamp_(torch.zeros(()), tops)
     return Fitted(codes.flatten(1).to(torch.uint8), coarse), Fitted(second.flatten(1).to(torch.uint8), fine)

@@ -2,7 +2,16 @@
 added up."""
 
 from tailorbird.formats.bitplanes import BitPlanes
-from tailorbird.formats.family import affine, between, bit_planes, eight, plane_spec, spec_from_json, widths
+from tailorbird.formats.family import (
+    above_eight,
+    affine,
+    between,
+    bit_planes,
+    eight,
+    plane_spec,
+    spec_from_json,
+    widths,
+)
 from tailorbird.formats.levels import LevelCodes, LevelSpec
 from tailorbird.formats.packed import Fit, PackedWeight, Spec
 from tailorbird.formats.rows import RowSpec
@@ -24,6 +33,7 @@ __all__ = [
     "Term",
     "TrellisCodes",
     "TrellisSpec",
+    "above_eight",
     "affine",
     "between",
     "bit_planes",

@@ -85,8 +85,7 @@ def _between_finer(low: Spec, high: SumSpec, cut: int) -> SumSpec | None:
     """The same above eight bits."""
     base = high.terms[0].spec
     less = low.more if isinstance(low, SumSpec) else (0,) * high.groups
-    same = low.terms[0].spec == base if isinstance(low, SumSpec) else low == base
-    return SumSpec.finer(base, less[:cut] + high.more[cut:]) if same and less and high.more else None
+    return SumSpec.finer(base, less[:cut] + high.more[cut:]) if eight(low) == base and less and high.more else None
 
 
 def widths(spec: Spec) -> tuple[int, ...]:
@@ -98,6 +97,11 @@ def widths(spec: Spec) -> tuple[int, ...]:
     if isinstance(spec, SumSpec) and spec.more:
         return tuple(MAX_BITS + bits for bits in spec.more)
     return (round(spec.mean_bits),)
+
+
+def above_eight(spec: Spec) -> bool:
+    """Whether some groups have more bits than codes have."""
+    return isinstance(spec, SumSpec) and bool(spec.more)
 
 
 def eight(spec: Spec) -> Spec:

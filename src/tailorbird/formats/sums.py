@@ -98,13 +98,12 @@ class SumSpec:
         return cls((Term.whole(replace(base, column_order=False)), rest))
 
     @property
-    def more(self) -> tuple[int, ...] | None:
-        """Bits above eight in each group of a `finer` format; None for any other sum."""
+    def more(self) -> tuple[int, ...]:
+        """Bits above eight in each group of a `finer` format; none for any other sum."""
         if len(self.terms) != 2 or self.column_order or set(self.terms[0].spec.bits) != {MAX_BITS}:
-            return None
-        rest = iter(self.terms[1].spec.bits)
-        symmetric = self.terms[1].spec.offset == "none"
-        return tuple(next(rest) if covered else 0 for covered in self.terms[1].over) if symmetric else None
+            return ()
+        over, rest = self.terms[1].over, iter(self.terms[1].spec.bits)
+        return tuple(next(rest) if covered else 0 for covered in over) if self.terms[1].spec.offset == "none" else ()
 
     @property
     def group_size(self) -> int:

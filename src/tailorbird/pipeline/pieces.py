@@ -17,7 +17,7 @@ from tailorbird.anatomy import Part
 from tailorbird.artifact.layout import Segment
 from tailorbird.artifact.manifest import weight_digest
 from tailorbird.fit.propagate import DAMP, propagated
-from tailorbird.formats import Fit, PackedWeight, PlaneSpec, RowSpec, Spec, TrellisSpec, eight
+from tailorbird.formats import Fit, PackedWeight, PlaneSpec, RowSpec, Spec, TrellisSpec, above_eight, eight
 from tailorbird.measure.block import Block
 from tailorbird.measure.rows import predicted, read
 from tailorbird.measure.statistics import Stats
@@ -119,7 +119,7 @@ def _fit_block(
             mine, weight = stats[part.name], replaced.get(part.tensor)
             # A fit may overwrite the weight in place, but not the one its error is measured against.
             own = block.weights[part.name] if weight is None else weight.clone()
-            known = tuned.get(part.name) if eight(specs[part.name]) == specs[part.name] else None
+            known = None if above_eight(specs[part.name]) else tuned.get(part.name)
             fitted = known or job.method.fitted(own, mine, specs[part.name])
             _pack(job, part, fitted, mine, found, start, weight)
 
@@ -187,7 +187,7 @@ def _fixed(job: Prepared, part: Part, spec: Spec) -> bool:
     """The format stays as planned. A plan given by hand keeps bits written group by group; one number leaves the inner
     choice to the method, which has none above eight bits."""
     by_group = job.given and isinstance(spec, PlaneSpec | TrellisSpec) and spec.mixed
-    return by_group or job.rules.tied(part) or eight(spec) != spec
+    return by_group or job.rules.tied(part) or above_eight(spec)
 
 
 def _fitted(job: Prepared, part: Part, stats: Stats, weight: Tensor, planned: Spec) -> Fit:

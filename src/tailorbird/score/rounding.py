@@ -12,7 +12,7 @@ from tailorbird.allocate.rows import by_rows, ranked
 from tailorbird.anatomy import Part
 from tailorbird.fit.search import RangeSearch
 from tailorbird.fit.sweep import sweep
-from tailorbird.formats import RowSpec, Spec, affine, eight
+from tailorbird.formats import RowSpec, Spec, above_eight, affine
 from tailorbird.measure.statistics import Stats
 from tailorbird.method import Method
 
@@ -27,7 +27,7 @@ def rounded(method: Method, weight: Tensor, spec: Spec) -> Tensor:
     feedback: what a method gains by its data is corrected part by part on the finished model (`pipeline.refine`). The
     nearest affine planes stand for a format that is none of them, but for one of more than eight bits.
     """
-    if method.needs and eight(spec) == spec:
+    if method.needs and not above_eight(spec):
         return sweep(weight, affine(spec), _SEARCH).pack().dequantize()
     return method.fitted(weight.clone(), Stats(), spec).pack().dequantize()
 
