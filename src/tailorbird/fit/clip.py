@@ -48,12 +48,12 @@ def _loss(error: Tensor, gram: Tensor) -> Tensor:
 def _clamped(weight: Tensor, own: Tensor, spec: PlaneSpec) -> Tensor:
     """Groups (rows, groups, size) clamped where they lose least; `own` are their blocks of the Gram matrix."""
     reach = weight.abs().amax(2, keepdim=True)
-    least, best = torch.full_like(reach, torch.inf), weight
+    least, best = torch.full_like(reach, torch.inf), reach
     for i in range(STEPS):
         limit = reach * (1 - i * STEP)
         kept = weight.clamp(-limit, limit)
         values = nearest(kept, *stored(*ranges(kept, spec), spec), spec)[1]
         loss = _loss(values.sub_(weight).transpose(0, 1), own).transpose(0, 1).contiguous()
         better = loss < least
-        least, best = torch.where(better, loss, least), torch.where(better, kept, best)
-    return best
+        least, best = torch.where(better, loss, least), torch.where(better, limit, best)
+    return weight.clamp(-best, best)

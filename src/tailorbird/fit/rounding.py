@@ -25,10 +25,11 @@ def ranges(groups: Tensor, spec: PlaneSpec, fitter: Fitter = minmax) -> tuple[Te
 
 def nearest(groups: Tensor, scale: Tensor, offset: Tensor, spec: PlaneSpec) -> tuple[Tensor, Tensor]:
     """Nearest codes, as floats, and their values, both (rows, groups, size); scale and offset are (rows, groups)."""
-    top = torch.tensor([2.0**bits - 1 for bits in spec.bits])[:, None]
     scale, offset = scale[:, :, None], offset[:, :, None]
-    codes = torch.minimum((groups - offset).div_(scale).round_().clamp_(min=0), top)
-    return codes, torch.addcmul(offset, codes, scale)
+    codes = (groups - offset).div_(scale).round_().clamp_(0, 2.0 ** max(spec.bits) - 1)
+    if spec.mixed:
+        torch.minimum(codes, torch.tensor([2.0**bits - 1 for bits in spec.bits])[:, None], out=codes)
+    return codes, (codes * scale).add_(offset)
 
 
 def rounded(weight: Tensor, spec: PlaneSpec) -> Tensor:

@@ -27,6 +27,7 @@ from tailorbird.fit.rounding import rounded
 from tailorbird.fit.search import CLIPS, RangeSearch
 from tailorbird.fit.sweep import Fitted, sweep
 from tailorbird.formats import PlaneSpec, affine
+from tailorbird.kernels import dense
 from tailorbird.measure.block import Block, Transformed
 from tailorbird.measure.statistics import Need, Stats, measured
 from tailorbird.method import Method
@@ -147,7 +148,9 @@ class _Search:
 
         def loss(given: Mapping[str, Tensor]) -> float:
             lost = given[second] - weight
-            return float((lost @ gram * lost).sum())
+            with dense.mixed():
+                outputs = lost @ gram
+            return float((outputs * lost).sum())
 
         scales = self._candidates(second)
         best = scales[self._best([second], scales, loss)]
@@ -165,7 +168,7 @@ class _Search:
 
         def rounded_under(s: Tensor) -> dict[str, Tensor]:
             return {
-                n: rounded(scale.columns(self.weights[n], s), affine(self.block.planned[n])) / s
+                n: rounded(self.weights[n] * s, affine(self.block.planned[n])).div_(s)
                 for n in names
             }  # fmt: skip
 
@@ -174,7 +177,8 @@ class _Search:
 
     def _output(self, given: Mapping[str, Tensor]) -> Tensor:
         kept = {name: tensor for name, tensor in self.changed.items() if name in self.block.kept}
-        return self.block.run(0, self.weights | dict(given), kept=kept, inputs=self.block.inputs[0][:1])
+        with dense.mixed():
+            return self.block.run(0, self.weights | dict(given), kept=kept, inputs=self.block.inputs[0][:1])
 
     def _multiply(self, names: Sequence[str], s: Tensor) -> None:
         for name in names:
