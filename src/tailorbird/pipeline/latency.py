@@ -5,12 +5,16 @@ token is learnt from plans that are measured in form only (`tailorbird.runtime.h
 so many milliseconds of products as the line says, until a measured plan takes what was asked. The method's inner
 choices (bits by group, rows in classes) come later: what was fitted is measured once more, and the plan solved anew
 where that takes too long, or too little.
+
+A shared processor is slower at one time than a minute later, by more than a budget may be off. So a plan decodes in
+turns with another that stays the same, and what it takes is told at the pace of that one over all turns.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from statistics import median
 
 from tailorbird.errors import BudgetError, UsageError
 from tailorbird.kernels.native import set_threads
@@ -28,6 +32,8 @@ LEAST, MOST = 0.95, 1.0
 TRIES = 10
 # What a millisecond of products may cost a token, or its inverse: beyond that it was noise.
 STEEP = 3.0
+# Of two plans, a run of either.
+TURNS = 8
 # Between two plans, at least this share of the way from either: a plan further on may be the same.
 INSIDE = 0.1
 
@@ -97,14 +103,39 @@ def again(asked: float, limit: float, spent: float, took: float) -> float:
     return max(0.0, _next([(spent, took)], asked * (LEAST + MOST) / 2))
 
 
-def measured_here(job: Prepared, cost: Milliseconds) -> Measure:
-    """Decoding with a plan on this machine; where the profile is of another processor its products are all there is
-    to go by."""
+class Paced:
+    """Decoding with plans on this machine, in turns with the job's own plan.
+
+    Args:
+        job: whose plan stays the same.
+        pace: what it takes where that is known.
+    """
+
+    def __init__(self, job: Prepared, pace: float | None = None) -> None:
+        self.own, self.known = hollow(job), pace
+        self.seen: list[float] = []
+
+    @property
+    def pace(self) -> float:
+        """Milliseconds of a token by the job's own plan."""
+        return median(self.seen) if self.known is None else self.known
+
+    def __call__(self, planned: Prepared) -> float:
+        """Milliseconds of a token by another plan, at that pace."""
+        model = hollow(planned)
+        turns = [(milliseconds(self.own, runs=1), milliseconds(model, runs=1)) for _ in range(TURNS)]
+        self.seen += [own for own, _ in turns]
+        return self.pace * median(took / own for own, took in turns)
+
+
+def measured_here(job: Prepared, cost: Milliseconds, pace: float | None = None) -> Measure:
+    """Decoding with a plan on this machine, where `pace` was found before at that; where the profile is of another
+    processor its products are all there is to go by."""
     assert job.profile is not None
     if job.profile.machine != processor():
         return lambda planned: total(planned, cost)
     set_threads(job.profile.threads)
-    return lambda planned: milliseconds(hollow(planned))
+    return Paced(job, pace)
 
 
 def hollow(job: Prepared) -> LanguageModel:

@@ -100,7 +100,7 @@ def refined(
         folder = partial.attempt(f"attempt-{len(tried)}")
         weights = run(ready, folder)
         with progress.stage("score", clock):
-            tried.append(Attempt(ready, folder, weights, _took(ready, folder, table) if timed else None))
+            tried.append(Attempt(ready, folder, weights, _took(job, folder, table) if timed else None))
 
     fit(ready)
     for step in ("time",) * timed + ("loss",) * weighed:
@@ -119,11 +119,11 @@ def refined(
 
 
 def _took(job: Prepared, attempt: Partial, table: Table) -> float:
-    """Milliseconds of a token by the formats that were fitted; kept beside them."""
+    """Milliseconds of a token by the formats that were fitted, beside the undecided job's plan; kept beside them."""
     cost = table.milliseconds
     assert cost is not None
     specs = {name: spec for piece in job.pieces for name, spec in attempt.specs_of(piece).items()}
-    return float(kept(attempt.facts / TIMED, lambda: measured_here(job, cost)(job.planned(specs))))
+    return float(kept(attempt.facts / TIMED, lambda: measured_here(job, cost, table.pace)(job.planned(specs))))
 
 
 def _timed_again(job: Prepared, table: Table, last: Attempt) -> tuple[Table, Prepared]:
