@@ -54,7 +54,7 @@ BEGIN, END = "<!-- written by benchmarks/budgets.py: begin -->", "<!-- written b
 MODEL = "demo:gemma-270m"
 METHOD = "rtn"
 SHARE = 0.6
-REPEATS = 10  # of the measurement of what decoding takes
+REPEATS = 15  # of the measurement of what decoding takes
 GROUPS = (32, 64, 128)
 Row = dict[str, Any]
 
