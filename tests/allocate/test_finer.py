@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tailorbird.allocate.finer import LEVELS, finer
+from tailorbird.allocate.finer import LEVELS, finer, topped
 from tailorbird.allocate.sites import interpolated
-from tailorbird.allocate.uniform import uniform
 from tailorbird.anatomy import Part
 from tailorbird.formats import LevelSpec, PlaneSpec, Spec, SumSpec, between, widths
 
@@ -46,17 +45,20 @@ def test_a_bit_more_is_foretold_to_leave_a_quarter() -> None:
     assert interpolated(losses, half) == pytest.approx(0.625, rel=0.01)
 
 
-def test_uniform_gives_what_eight_bits_leave_to_the_blocks_first() -> None:
-    def chosen(limit: int) -> dict[str, Spec]:
-        return uniform(PARTS, spec_of, cost_of, limit, levels=LEVELS)
-
+def test_only_what_eight_bits_leave_is_spent() -> None:
     full = sum(cost_of(part, spec_of(part, 8)) for part in PARTS)
     most = sum(cost_of(part, spec_of(part, LEVELS)) for part in PARTS)
+    chosen = {part.name: spec_of(part, 5) for part in PARTS}
+    assert topped(chosen, PARTS, spec_of, cost_of, full - 1) is chosen
+    sizes = []
     for limit in range(full, most + 1, 64):
-        taken = sum(cost_of(part, chosen(limit)[part.name]) for part in PARTS)
+        found = topped(chosen, PARTS, spec_of, cost_of, limit)
+        sizes.append(sum(cost_of(part, found[part.name]) for part in PARTS))
         # A part of a block, or a group of the head with a first scale a row.
-        assert limit - 2 * 32 * 128 // 8 - 64 * (64 // 8 + 2) < taken <= limit
-    assert chosen(full) == {part.name: spec_of(part, 8) for part in PARTS}
-    assert chosen(most) == {part.name: spec_of(part, LEVELS) for part in PARTS}
-    ninth = cost_of(PARTS[1], spec_of(PARTS[1], 9)) - cost_of(PARTS[1], spec_of(PARTS[1], 8))
-    assert chosen(full + ninth) == {"head": spec_of(PARTS[0], 8), "up": spec_of(PARTS[1], 9)}
+        assert limit - 2 * 32 * 128 // 8 - 64 * (64 // 8 + 2) < sizes[-1] <= limit
+    assert sizes[0] == full and topped(chosen, PARTS, spec_of, cost_of, most) == {
+        part.name: spec_of(part, LEVELS) for part in PARTS
+    }
+    # A part of the block comes before the head.
+    first = topped(chosen, PARTS, spec_of, cost_of, full + cost_of(PARTS[1], spec_of(PARTS[1], 9)))
+    assert first["up"] != spec_of(PARTS[1], 8)

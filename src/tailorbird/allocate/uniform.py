@@ -30,19 +30,17 @@ def uniform(
     rules: Rules = FREE,
     lead: int = 0,
     least: float = 0,
-    levels: int = MAX_BITS,
 ) -> dict[str, Spec]:
     """Choose bits for every part so that their sum of bytes is at most `limit` and close to it.
 
     Args:
         parts: what is to be stored.
-        spec_of: the format of a part at a number of bits, up to `levels`.
+        spec_of: the format of a part at a number of bits.
         cost_of: bytes of a part in a format.
         limit: bytes for all parts together.
         rules: what the formats must obey; `spec_of` does so already. Tied parts are raised together.
         lead: bits that the other parts have before the embedding and the head, when all have some.
         least: bits of an embedding or a head below which it is raised before the parts of the blocks.
-        levels: most bits of a part.
 
     Returns:
         Format by part name.
@@ -50,7 +48,7 @@ def uniform(
     Raises:
         BudgetError: even one bit everywhere is too large; says what the smallest size is.
     """
-    room, base = _base(parts, spec_of, cost_of, limit, lead, levels)
+    room, base = _base(parts, spec_of, cost_of, limit, lead)
     units = rules.units(parts)
     inner = [unit for unit in units if not outside(unit[0])]
     outer = [unit for unit in units if outside(unit[0])]
@@ -58,7 +56,7 @@ def uniform(
     def shared(order: Sequence[list[Part]]) -> dict[str, Spec]:
         left, specs = room, dict(base)
         for unit in order:
-            for raised in _raised(unit, specs[unit[0].name], spec_of, rules, levels):
+            for raised in _raised(unit, specs[unit[0].name], spec_of, rules, outside(unit[0])):
                 step = sum(cost_of(part, spec) - cost_of(part, specs[part.name]) for part, spec in raised)
                 if step <= left:
                     specs.update({part.name: spec for part, spec in raised})
@@ -78,11 +76,11 @@ def outside(part: Part) -> bool:
 
 
 def _base(
-    parts: Sequence[Part], spec_of: SpecOf, cost_of: CostOf, limit: int, lead: int, levels: int
+    parts: Sequence[Part], spec_of: SpecOf, cost_of: CostOf, limit: int, lead: int
 ) -> tuple[int, dict[str, Spec]]:
     """The most bits that all parts can have alike but for the lead, and the bytes that leaves."""
-    for bits in range(levels + lead, 0, -1):
-        ends, others = max(1, bits - lead), min(bits, levels)
+    for bits in range(MAX_BITS + lead, 0, -1):
+        ends, others = max(1, bits - lead), min(bits, MAX_BITS)
         specs = {part.name: spec_of(part, ends if outside(part) else others) for part in parts}
         total = sum(cost_of(part, specs[part.name]) for part in parts)
         if total <= limit:
@@ -94,19 +92,19 @@ def _base(
 
 
 def _raised(
-    unit: list[Part], now: Spec, spec_of: SpecOf, rules: Rules, levels: int
+    unit: list[Part], now: Spec, spec_of: SpecOf, rules: Rules, by_groups: bool
 ) -> Iterator[list[tuple[Part, Spec]]]:
     """Better formats of parts that change together: the next more bits for all, the best format of that width first;
-    for an embedding or a head alone, for its last groups, most groups first: in a sweep nothing after them can make up
-    for their errors."""
+    for a part alone, for its last groups, most groups first: in a sweep nothing after them can make up for their
+    errors."""
     top = max(now.bits) if isinstance(now, PlaneSpec) else math.ceil(now.mean_bits)
-    forms = [spec_of(unit[0], bits) for bits in range(1, levels + 1)]
+    forms = [spec_of(unit[0], bits) for bits in range(1, MAX_BITS + 1)]
     known = max((bits for bits, form in enumerate(forms, 1) if form == now), default=top)
-    above = [bits for bits in range(known + 1, levels + 1) if forms[bits - 1] != now]
+    above = [bits for bits in range(known + 1, MAX_BITS + 1) if forms[bits - 1] != now]
     for bits in reversed(above):
         if forms[bits - 1].mean_bits == forms[above[0] - 1].mean_bits:
             yield [(part, spec_of(part, bits)) for part in unit]
-    if outside(unit[0]) and len(unit) == 1 and top < levels:
+    if by_groups and len(unit) == 1 and top < MAX_BITS:
         for keep in range(1, now.cols // getattr(now, "group_size", now.cols)):
             mixed = between(now, _wider(now, spec_of(unit[0], top + 1)), keep)
             if mixed is not None and rules.allows(unit[0], mixed):
@@ -115,6 +113,4 @@ def _raised(
 
 def _wider(now: Spec, above: Spec) -> Spec:
     """A bit more for every group."""
-    if isinstance(now, PlaneSpec) and max(now.bits) < MAX_BITS:
-        return replace(now, bits=tuple(bits + 1 for bits in now.bits))
-    return above
+    return replace(now, bits=tuple(bits + 1 for bits in now.bits)) if isinstance(now, PlaneSpec) else above

@@ -7,13 +7,13 @@ import lzma
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from tailorbird.allocate.finer import LEVELS, finer
+from tailorbird.allocate.finer import LEVELS, finer, topped
 from tailorbird.allocate.rules import FREE, Rules
 from tailorbird.allocate.uniform import outside, uniform
 from tailorbird.anatomy import Model, Part
@@ -121,6 +121,10 @@ class Prepared:
         """Most bits of a part, counting formats above eight bits; these not where time counts, or a target."""
         return MAX_BITS if self.target or self.profile is not None else LEVELS
 
+    def topped(self, specs: Mapping[str, Spec], room: int) -> Mapping[str, Spec]:
+        """The same formats, or better ones than eight bits everywhere where there is room for that."""
+        return topped(specs, self.model.parts, self.spec, size, room) if self.levels > MAX_BITS else specs
+
     @property
     def by_rows(self) -> bool:
         """Rows of embedding and head will have bits by what they are worth."""
@@ -214,14 +218,14 @@ def prepare(
     )  # fmt: skip
     if plan is not None:
         _check_rules(draft)
-    ready = draft if plan else within(draft, partial(_uniform, draft))
+    ready = draft if plan else within(draft, lambda room: draft.topped(_uniform(draft, room), room))
     ready.check(ready.nbytes, ready.bits, "the plan takes")
     return ready
 
 
 def _uniform(job: Prepared, room: int) -> Mapping[str, Spec]:
     least = job.method.least_ends if job.lead or job.target else 0
-    return uniform(job.model.parts, job.spec, size, room, job.rules, job.lead, least, job.levels)
+    return uniform(job.model.parts, job.spec, size, room, job.rules, job.lead, least)
 
 
 def fitted_first(piece: Segment) -> bool:
