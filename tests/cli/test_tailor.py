@@ -94,12 +94,12 @@ def test_export(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_compressed_trunk(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small, args = tmp_path / "small", ["--method", "rtn", "--budget", "12bits"]
+    small, args = tmp_path / "small", ["--method", "rtn", "--budget", "16bits"]
     assert call(["compress", str(folders / "trunk"), "--dry-run", *args, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["plan"]["parts"][0]["name"] == "items"
     assert call(["compress", str(folders / "trunk"), "--out", str(small), *args, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["bits"] <= 12 and found["weight_bytes"] < (folders / "trunk" / "model.safetensors").stat().st_size
+    assert found["bits"] <= 16 and found["weight_bytes"] < (folders / "trunk" / "model.safetensors").stat().st_size
     assert {"original", "compressed", "p"} == found["quality"]["ndcg@10"].keys()
     assert call(["verify", str(small)]) == 0
     assert call(["recommend", str(small), "--history", "1", "--count", "2"]) == 0

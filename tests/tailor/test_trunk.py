@@ -16,9 +16,10 @@ import torch
 import tailorbird
 from tailorbird.artifact.manifest import Manifest
 from tailorbird.errors import ArtifactError, DataError, ModelError, UsageError
+from tailorbird.fit.finer import fit_finer
 from tailorbird.fit.groups import minmax
 from tailorbird.fit.sweep import sweep
-from tailorbird.formats import PlaneSpec, RowSpec
+from tailorbird.formats import PlaneSpec, RowSpec, SumSpec
 from tailorbird.formats.rows import RowClasses
 from tailorbird.pipeline import prepare
 from tailorbird.runtime.modules import PackedEmbedding, PackedLinear
@@ -140,6 +141,20 @@ def test_numpy_unpacks_planes(bits: tuple[int, ...], offset: Any, scale: Any) ->
     planes = sweep(torch.randn(11, spec.cols), spec, minmax).pack()
     arrays = {name: array.numpy() for name, array in planes.arrays.items()}
     np.testing.assert_array_equal(weight(spec.to_json(), 11, spec.cols, arrays), planes.dequantize().numpy())
+
+
+@pytest.mark.parametrize("more", [(1, 1, 1, 1), (0, 2, 0, 3)])
+def test_numpy_unpacks_sums(more: tuple[int, ...]) -> None:
+    """Of more than eight bits, as a trunk with a large budget has them."""
+    torch.manual_seed(0)
+    spec = SumSpec.finer(PlaneSpec.uniform(8, 32, 8), more)
+    found = fit_finer(torch.randn(11, 32), spec).pack()
+    arrays = {name: array.numpy() for name, array in found.arrays.items()}
+    np.testing.assert_array_equal(weight(spec.to_json(), 11, 32, arrays), found.dequantize().numpy())
+    term = spec.to_json()["terms"][0]
+    for terms in ([], [term] * 9, [term | {"over": "101"}], [term | {"group_size": 5}], [term | {"over": "0000"}]):
+        with pytest.raises((ValueError, IndexError, KeyError)):
+            weight({"kind": "sum", "terms": terms}, 11, 32, arrays)
 
 
 def test_numpy_unpacks_classes_of_rows() -> None:

@@ -19,6 +19,7 @@ CONFIG, PLAN, MANIFEST = "recommender.json", "plan.json", "manifest.json"
 Arrays = Mapping[str, npt.NDArray[Any]]
 _TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1", "I8": "i1", "I32": "<i4", "I64": "<i8"}
 _MAX_NUMBERS = 2**30
+_MAX_TERMS = 8
 
 
 def unpacked(folder: Path, layers: int) -> dict[str, Floats]:
@@ -64,12 +65,14 @@ def _verified(folder: Path) -> dict[str, Path]:
 
 
 def weight(form: Mapping[str, Any], rows: int, cols: int, arrays: Arrays) -> Floats:
-    """A packed weight as float32 (rows, cols); planes, and rows in classes of planes."""
+    """A packed weight as float32 (rows, cols); planes, sums of them, and rows in classes of planes."""
     if not isinstance(form, Mapping):
         raise ValueError(f"a format of {form!r}")
     kind = form.get("kind", "planes")
     if kind == "planes":
         return _planes(form, rows, cols, arrays)
+    if kind == "sum":
+        return _sum(form, rows, cols, arrays)
     if kind != "rows":
         raise ValueError(f"there is no numpy for the format {kind!r}")
     classes, out = form["classes"], np.empty((rows, cols), np.float32)
@@ -78,9 +81,29 @@ def weight(form: Mapping[str, Any], rows: int, cols: int, arrays: Arrays) -> Flo
     if [int(one["rows"]) for one in classes] != np.bincount(of, minlength=len(classes)).tolist():
         raise ValueError("classes of other rows")
     for number, one in enumerate(classes):
-        mine = {name.removesuffix(f"_{number}"): a for name, a in arrays.items() if name.endswith(f"_{number}")}
-        out[of == number] = _planes(one, int(one["rows"]), cols, mine)
+        out[of == number] = _planes(one, int(one["rows"]), cols, _numbered(arrays, number))
     return out
+
+
+def _numbered(arrays: Arrays, number: int) -> Arrays:
+    """Those of one class or term."""
+    return {name.removesuffix(f"_{number}"): a for name, a in arrays.items() if name.endswith(f"_{number}")}
+
+
+def _sum(form: Mapping[str, Any], rows: int, cols: int, arrays: Arrays) -> Floats:
+    """See `formats.sums`: planes that cover some groups each."""
+    terms, size = form["terms"], form["terms"][0]["group_size"]
+    if type(size) is not int or size < 1 or cols % size or len(terms) > _MAX_TERMS:
+        raise ValueError(f"{len(terms)} terms, groups of {size!r} in rows of {cols}")
+    out = np.zeros((rows, cols // size, size), np.float32)
+    for number, term in enumerate(terms):
+        over = term.get("over", "1" * out.shape[1])
+        covered = [group for group, digit in enumerate(over) if digit == "1"]
+        if term["group_size"] != size or len(over) != out.shape[1] or not covered:
+            raise ValueError(f"a term over {over!r}, groups of {term['group_size']!r}")
+        values = _planes(term, rows, len(covered) * size, _numbered(arrays, number))
+        out[:, covered] += values.reshape(rows, len(covered), size)
+    return _ordered(out.reshape(rows, cols), form, arrays)
 
 
 def _planes(form: Mapping[str, Any], rows: int, cols: int, arrays: Arrays) -> Floats:
@@ -100,10 +123,15 @@ def _planes(form: Mapping[str, Any], rows: int, cols: int, arrays: Arrays) -> Fl
         codes[:, mine], start = some.reshape(rows, len(mine), size), start + width
     scale, offset = _grid(form, rows, bits, runs, arrays)
     found = codes.astype(np.float32) * scale[:, :, None] + offset[:, :, None]
-    out: Floats = found.reshape(rows, cols)
-    if form.get("column_order"):
-        out = np.empty_like(out)
-        out[:, arrays["column_order"]] = found.reshape(rows, cols)
+    return _ordered(found.reshape(rows, cols), form, arrays)
+
+
+def _ordered(found: Floats, form: Mapping[str, Any], arrays: Arrays) -> Floats:
+    """Columns where they belong."""
+    if not form.get("column_order"):
+        return found
+    out = np.empty_like(found)
+    out[:, arrays["column_order"]] = found
     return out
 
 
