@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ from torch import nn
 from tailorbird.measure.block import Transformed
 from tailorbird.methods.awq import AWQ
 from tailorbird.pipeline import estimate as room
-from tailorbird.pipeline import footprint, handling, prepare, trial
+from tailorbird.pipeline import footprint, handling, latency, prepare, trial
 from tailorbird.pipeline.estimate import estimate, smallest
 from tailorbird.pipeline.handling import Handling
+from tailorbird.runtime import pace
+from tailorbird.runtime.profile import Entry, Profile
 
 
 def module(width: int = 64, layers: int = 3) -> nn.Module:
@@ -89,6 +92,22 @@ def test_sharing_out_takes_time_and_memory_of_its_own(model_of: Any) -> None:
     assert plain.seconds["score"] == 0
     assert shared.seconds["score"] > 0 and masked.seconds["score"] > 0
     assert shared.memory_bytes >= plain.memory_bytes
+
+
+@pytest.mark.usefixtures("steady")
+def test_milliseconds_take_time_and_memory_where_they_are_measured(
+    model_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = [Entry(64, 64, bits, 1, 0.1 * bits) for bits in range(1, 9)]
+    found = []
+    for machine in ("another", "this"):
+        monkeypatch.setattr(latency, "processor", lambda: "this")
+        Profile(machine, "none", 1, 1e9, 7.0, 64, entries).write(tmp_path / f"{machine}.json")
+        job = prepare(model_of("llama"), "rtn", f"9ms@{tmp_path / machine}.json")
+        found.append(estimate(job, 1000))
+    turns = 1e-3 * room.DECODED * pace.TURNS
+    assert found[1].seconds["score"] > found[0].seconds["score"] + turns * (9 * pace.TOKENS + 7)
+    assert found[1].memory_bytes > pace.NBYTES > found[0].memory_bytes
 
 
 def test_smallest_is_one_bit_everywhere() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,9 +19,10 @@ from tailorbird.errors import BudgetError, UsageError
 from tailorbird.pipeline import Prepared, compress, prepare
 from tailorbird.pipeline.allocation import measured_table, solved
 from tailorbird.pipeline.calibration import weighing
-from tailorbird.pipeline.latency import Paced, again, hollow, products, total
+from tailorbird.pipeline.latency import again, hollow, products, total
 from tailorbird.pipeline.reporting import report_of
 from tailorbird.runtime.costs import Milliseconds
+from tailorbird.runtime.pace import Timed
 from tailorbird.runtime.profile import Entry, Profile
 
 
@@ -35,7 +35,7 @@ def device(tmp_path: Path) -> Path:
         for rows, cols in ((64, 64), (64, 128), (320, 64))
         for bits in cost
     ]
-    Profile("a machine", "none", 1, 1e9, 64, entries).write(tmp_path / "device.json")
+    Profile("a machine", "none", 1, 1e9, 7.0, 64, entries).write(tmp_path / "device.json")
     return tmp_path / "device.json"
 
 
@@ -52,7 +52,7 @@ def took(job: Prepared) -> float:
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "measured_here", lambda job, cost: took)
+    monkeypatch.setattr(room, "measured_here", lambda job, cost: lambda planned: Timed(took(planned)))
 
 
 @pytest.fixture
@@ -86,9 +86,9 @@ def test_too_fast_names_the_fastest(model_of: Any, text: Path, tmp_path: Path, d
     assert took(planned(model_of("llama"), text, tmp_path / "score", f"{found[1]}ms@{device}")) <= float(found[1])
 
 
-def slower(job: Prepared, cost: Milliseconds, pace: float | None) -> Any:
+def slower(job: Prepared, cost: Milliseconds) -> Any:
     """What was fitted takes a fifth longer than its plan did."""
-    return lambda fitted: 1.2 * took(fitted)
+    return lambda fitted: Timed(1.2 * took(fitted), 1.5)
 
 
 @pytest.mark.usefixtures("here", "verified")
@@ -103,16 +103,17 @@ def test_the_finished_model_is_measured_and_its_plan_solved_again(
     assert found.milliseconds == pytest.approx(1.2 * took(job.planned(found.artifact.plan.specs)))
     assert 7 < found.milliseconds <= 9
     again = compress(model_of("llama"), tmp_path / "a", **given, resume=True)
-    assert again.milliseconds == found.milliseconds
-    assert report_of(found, open_checkpoint(model_of("llama")))["milliseconds"] == found.milliseconds
+    assert again.milliseconds == found.milliseconds and again.slower == found.slower == 1.5
+    report = report_of(found, open_checkpoint(model_of("llama")))
+    assert (report["milliseconds"], report["slower"]) == (found.milliseconds, 1.5)
 
 
 @pytest.mark.usefixtures("verified")
-def test_what_was_fitted_is_told_at_the_pace_of_the_search(
+def test_plans_and_what_was_fitted_are_told_at_the_pace_of_the_profile(
     model_of: Any, text: Path, tmp_path: Path, device: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the device itself, which is slower by the time the model is fitted."""
-    slow = [1.0]
+    """On the device itself, which is slower than when it was profiled, and slower still when the model is fitted."""
+    slow = [1.2]
 
     def later(*given: Any) -> Any:
         slow[0] = 1.5
@@ -122,11 +123,12 @@ def test_what_was_fitted_is_told_at_the_pace_of_the_search(
     monkeypatch.setattr(latency, "processor", lambda: "a machine")
     monkeypatch.setattr(latency, "set_threads", lambda threads: None)
     monkeypatch.setattr(latency, "hollow", lambda job: job)
-    monkeypatch.setattr(latency, "milliseconds", lambda job, runs: slow[0] * took(job))
+    monkeypatch.setattr(latency, "Pace", lambda: lambda: slow[0] * 7.0)
+    monkeypatch.setattr(latency, "once", lambda job, tokens: slow[0] * took(job))
     given: dict[str, Any] = {"data": text, "samples": 8, "length": 32}
     found = compress(model_of("llama"), tmp_path / "a", method="rtn", budget=f"9ms@{device}", **given)
     job = prepare(model_of("llama"), "rtn", f"9ms@{device}")
-    assert slow == [1.5] and 0.95 * 9 <= found.milliseconds <= 9
+    assert slow == [1.5] and 0.95 * 9 <= found.milliseconds <= 9 and found.slower == pytest.approx(1.5)
     assert found.milliseconds == pytest.approx(took(job.planned(found.artifact.plan.specs)))
 
 
@@ -134,7 +136,7 @@ def test_what_was_fitted_is_told_at_the_pace_of_the_search(
 def test_an_artifact_that_stays_too_slow_is_an_error(
     model_of: Any, text: Path, tmp_path: Path, device: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(refining, "measured_here", lambda job, cost, pace: lambda fitted: 20.0)
+    monkeypatch.setattr(refining, "measured_here", lambda job, cost: lambda fitted: Timed(20.0))
     with pytest.raises(BudgetError, match="the artifact takes 20 ms a token, the budget is 9") as caught:
         compress(
             model_of("llama"), tmp_path / "a", method="rtn", budget=f"9ms@{device}", data=text, samples=8, length=32
@@ -151,26 +153,12 @@ def test_steep_steps_are_searched_between_two_plans() -> None:
             plan=SimpleNamespace(parts=[part], specs={"all": math.floor(min(limit, 4.0) * 200) / 200})
         )
 
-    def measure(job: Any) -> float:
+    def measure(job: Any) -> Timed:
         spent = float(job.plan.specs["all"])
-        return spent + 20 * max(0.0, spent - 3.2)
+        return Timed(spent + 20 * max(0.0, spent - 3.2))
 
     limit = products(6.0, lambda part, spec: spec, plan, plan(1.0), measure)  # type: ignore[arg-type,return-value]
-    assert 0.95 * 6.0 <= measure(plan(limit)) <= 6.0
-
-
-def test_plans_are_told_at_one_pace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a machine that is a quarter slower from time to time, and half as fast after the search."""
-    clock, slow = count(), [1.0]
-    monkeypatch.setattr(latency, "hollow", lambda plan: plan)
-    monkeypatch.setattr(latency, "milliseconds", lambda plan, runs: plan * slow[0] * (1 + next(clock) // 6 % 3 / 4))
-    search: Any = Paced(10.0)  # type: ignore[arg-type]
-    found = [search(plan) / plan for plan in (4.0, 8.0, 5.0)]
-    assert 1.0 <= min(found) <= max(found) <= 1.5
-    assert found[-1] == pytest.approx(search.pace / 10)
-    slow[0] = 2.0
-    later: Any = Paced(10.0, search.pace)  # type: ignore[arg-type]
-    assert later(6.0) == pytest.approx(0.6 * search.pace)
+    assert 0.95 * 6.0 <= measure(plan(limit)).milliseconds <= 6.0
 
 
 def test_limits_of_products_after_measuring() -> None:

@@ -20,7 +20,7 @@ from tailorbird.runtime.speed import milliseconds
 
 
 def profile(*entries: Entry) -> Profile:
-    return Profile("a machine", "none", 1, 1e9, 64, entries)
+    return Profile("a machine", "none", 1, 1e9, 7.0, 64, entries)
 
 
 def part(rows: int, cols: int, role: Any = "mlp", **more: Any) -> Part:

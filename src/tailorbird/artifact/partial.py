@@ -27,7 +27,7 @@ from tailorbird.formats.safetensors_header import read_header, read_tensor
 from tailorbird.formats.safetensors_write import write
 
 JOB = "job.json"
-TIMED = "milliseconds.json"
+TIMED = "timed.json"
 LEARNED = "divergence.json"
 
 
@@ -66,10 +66,10 @@ class Partial:
         return self.named and Manifest.read(self.folder).verified
 
     @property
-    def milliseconds(self) -> float | None:
-        """Of one decoded token by the finished weights; None where nobody measured it."""
-        found = self._noted(TIMED)
-        return None if found is None else float(found)
+    def timed(self) -> dict[str, Any]:
+        """`milliseconds` of one decoded token by the finished weights, and how many times `slower` than usual the
+        machine was; empty where nobody measured it."""
+        return dict(self._noted(TIMED) or {})
 
     @property
     def divergence(self) -> list[float]:
@@ -154,7 +154,7 @@ class Partial:
         """The artifact is verified: gather the facts in job.json and remove what only an unfinished job needs."""
         if self.facts.exists():
             facts = {piece.file: self.facts_of(piece) for piece in pieces}
-            notes = {"milliseconds": self.milliseconds, "divergence": self.divergence}
+            notes = {"timed": self.timed, "divergence": self.divergence}
             write_json(self.folder / JOB, {"job": self.job, "facts": facts} | notes)
             shutil.rmtree(self.facts)
 

@@ -178,9 +178,9 @@ def resume_note(out: Path, args: list[str]) -> str:
 def summary(report: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a report that ``--json`` prints."""
     artifact = report["artifact"]
-    keys = ("digest", "verified", "model", "method", "budget", "milliseconds", "quality", "samples", "timings")
+    keys = ("digest", "verified", "model", "method", "budget", "quality", "samples", "timings", "report", "notes")
     sizes = {"bytes": artifact["bytes"], "bits": artifact["bits"], "claimed": claimed(report)}
-    return sizes | {key: report.get(key) for key in (*keys, "report", "notes")}
+    return sizes | {key: report.get(key) for key in (*keys, "milliseconds", "slower")}
 
 
 def claimed(report: Mapping[str, Any]) -> dict[str, Any] | None:

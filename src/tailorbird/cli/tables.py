@@ -90,6 +90,8 @@ def outcome_table(report: Mapping[str, Any]) -> Table:
         made.add_row(name, "", f"{told['paper_bits']:.4f} (honest: {told['bits']:.4f})")
     if report.get("milliseconds") is not None:
         made.add_row("milliseconds a token", "", _figure(report["milliseconds"]))
+    if report.get("slower") is not None:
+        made.add_row("times this machine was slower than its profile", "", _figure(report["slower"]))
     if after:
         made.add_row(
             f"perplexity ({quality['text']}, {quality['tokens']:,} tokens)",

@@ -24,7 +24,7 @@ from tailorbird.formats import Spec
 from tailorbird.kernels import dense
 from tailorbird.measure.statistics import Stats
 from tailorbird.pipeline.calibration import Windows
-from tailorbird.pipeline.latency import Paced, measured_here, products
+from tailorbird.pipeline.latency import measured_here, products
 from tailorbird.pipeline.pieces import importance
 from tailorbird.pipeline.prepare import Prepared, size, within
 from tailorbird.pipeline.progress import Progress, silent
@@ -56,7 +56,6 @@ class Table:
         parts: by part, what its losses are multiplied by, as the finished model showed.
         milliseconds: of a part's products in a format, for one token; None where no device is named.
         products: milliseconds that all products together may take.
-        pace: of a token by the job's own plan, at which that was found; None where nothing was decoded with.
         worse: rounded to the solver's plan the model lost more than rounded to the uniform one, which then stays.
         ohq: the losses are OHQ's sensitivities: they are normalised, and time is weighed with them.
         worth: of every row of the parts whose rows have bits by it, by part name.
@@ -69,7 +68,6 @@ class Table:
     parts: Mapping[str, float] = field(default_factory=dict)
     milliseconds: Milliseconds | None = None
     products: float = math.inf
-    pace: float | None = None
     worse: bool = False
     ohq: bool = False
     worth: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
@@ -189,10 +187,9 @@ def _timed(job: Prepared, table: Table, path: Path) -> Table:
     def find() -> dict[str, Any]:
         measure = measured_here(job, cost)
         found = products(asked, cost, lambda limit: solved(job, replace(table, products=limit)), fastest, measure)
-        return {"products": min(found, UNLIMITED), "pace": measure.pace if isinstance(measure, Paced) else None}
+        return {"products": min(found, UNLIMITED)}
 
-    found = kept(path, find)
-    return replace(table, products=found["products"], pace=found["pace"])
+    return replace(table, products=kept(path, find)["products"])
 
 
 def _probed(job: Prepared, table: Table, windows: Windows, path: Path) -> Table:

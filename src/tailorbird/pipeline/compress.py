@@ -45,7 +45,9 @@ class Result:
         artifact: the verified artifact.
         facts: by part name: error, seconds, bytes.
         seconds: by stage.
-        milliseconds: of one decoded token, where the budget names some; of the formats that were fitted, on its device.
+        milliseconds: of one decoded token, where the budget names some; of the formats that were fitted, on its device,
+            at the pace it had when it was profiled.
+        slower: times that this machine was slower than that; None where it is not that device.
         divergence: from the original, of predictions held back, in nats: before the finished model learned from it and
             after every pass.
     """
@@ -54,6 +56,7 @@ class Result:
     facts: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
     seconds: dict[str, float] = field(default_factory=dict)
     milliseconds: float | None = None
+    slower: float | None = None
     divergence: list[float] = field(default_factory=list)
 
 
@@ -125,9 +128,9 @@ def _closed(job: Prepared, partial: Partial, clock: dict[str, float]) -> Result:
     partial.close(job.pieces)
     facts = {name: fact for piece in job.pieces for name, fact in partial.facts_of(piece).items()}
     artifact = Artifact.open(partial.out, digests=False)
-    took = partial.milliseconds
-    job.check(artifact.nbytes, artifact.bits, "the artifact takes", took)
-    return Result(artifact, facts, clock, took, partial.divergence)
+    took = partial.timed
+    job.check(artifact.nbytes, artifact.bits, "the artifact takes", took.get("milliseconds"))
+    return Result(artifact, facts, clock, **took, divergence=partial.divergence)
 
 
 def _identity(

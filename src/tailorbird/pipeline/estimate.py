@@ -18,6 +18,7 @@ from tailorbird.pipeline.calibration import BATCH, ESTIMATE, HELD_BACK, PROBED
 from tailorbird.pipeline.footprint import OUTPUTS, disk_needed, inputs_of, memory_needed, words
 from tailorbird.pipeline.guided import TOKENS as GUIDED
 from tailorbird.pipeline.handling import fresh_trial, handling_trial
+from tailorbird.pipeline.latency import is_here
 from tailorbird.pipeline.memory import keep_little
 from tailorbird.pipeline.prepare import Prepared, fitted_first
 from tailorbird.pipeline.trial import (
@@ -32,6 +33,7 @@ from tailorbird.pipeline.trial import (
 )
 from tailorbird.pipeline.turn import ROWS, TOKENS
 from tailorbird.plan import Plan
+from tailorbird.runtime import pace
 from tailorbird.score.losses import TOP
 from tailorbird.score.mask import MASKS
 from tailorbird.transform.learn import BATCH as LEARN_BATCH
@@ -48,6 +50,9 @@ FORWARD = 0.6
 BETWEEN = 0.45
 # Where codes have at most so many bits, learning bears mixed precision in most blocks; with 4 in some of them.
 MIXED = 3.5
+# Plans that are decoded with until one takes the milliseconds asked, and once it is fitted; and what reading a prompt
+# takes each time, in tokens.
+DECODED, PROMPT = 5, 2
 # Tokens of a window in the trial, at most.
 WINDOW = 512
 
@@ -100,7 +105,7 @@ def estimate(job: Prepared, tokens: int, evaluated: int = 0, batches: int = 1, a
         "measure": _measuring(job, inner, tokens, batches, rate) if job.method.needs else 0.0,
         "fit": _fitting(job, rate) + _tuning(job, inner, tokens, batches, rate) + handling.kept * weights,
         "pack": handling.writing(len(job.pieces), weights),
-        "score": _scoring(job, inner, rate),
+        "score": _scoring(job, inner, rate) + _decoding(job),
         "verify": fresh_trial(words(job))
         + handling.checked * weights
         + handling.unpacked * sum(part.numel for part in inner),
@@ -141,6 +146,15 @@ def _attempts(job: Prepared, attempts: int) -> int:
     weighed = job.method.needs and job.allocate != "ohq" and not job.method.transforms
     more = (attempts - 1 if weighed else 0) + (job.budget.milliseconds is not None)
     return 1 + more if job.undecided else 1
+
+
+def _decoding(job: Prepared) -> float:
+    """Plans in form only, in turns with the products of the pace."""
+    asked = job.budget.milliseconds
+    if asked is None or job.profile is None or not is_here(job):
+        return 0.0
+    turn = 1e-3 * ((pace.TOKENS + PROMPT) * float(asked) + job.profile.pace)
+    return DECODED * (pace.TURNS * turn + job.plan.code_bytes / STREAMING)
 
 
 def _learning(job: Prepared, inner: list[Part], tokens: int, rate: float) -> float:

@@ -11,7 +11,9 @@ from tailorbird.measure.statistics import SAMPLE
 from tailorbird.method import Method
 from tailorbird.pipeline.calibration import BATCH, ESTIMATE
 from tailorbird.pipeline.guided import TOKENS as GUIDED
+from tailorbird.pipeline.latency import is_here
 from tailorbird.pipeline.prepare import Prepared
+from tailorbird.runtime import pace
 from tailorbird.score.losses import TOP
 from tailorbird.score.output import ROWS as OUTPUT_ROWS
 from tailorbird.score.output import SLICE
@@ -57,7 +59,14 @@ def memory_needed(job: Prepared, inner: list[Part], tokens: int, batches: int) -
     read = words(job) * (TOKENIZER if needs else TOKENIZER_READ)
     fitting = states + kept + max(block, ends, _scoring_memory(job, inner))
     others = _guiding_memory(job, inner, tokens, batches), _distilling_memory(job, tokens, batches)
-    return int(read + max(fitting, *others))
+    return int(read + max(fitting, *others, _decoding_memory(job)))
+
+
+def _decoding_memory(job: Prepared) -> int:
+    """A plan in form only, of eight bits at most, and what is decoded in turns with it."""
+    if job.budget.milliseconds is None or not is_here(job):
+        return 0
+    return sum(part.numel for part in job.plan.parts) * 9 // 8 + pace.NBYTES
 
 
 def _distilling_memory(job: Prepared, tokens: int, batches: int) -> int:

@@ -6,15 +6,14 @@ so many milliseconds of products as the line says, until a measured plan takes w
 choices (bits by group, rows in classes) come later: what was fitted is measured once more, and the plan solved anew
 where that takes too long, or too little.
 
-A shared processor is slower at one time than a minute later, by more than a budget may be off. So a plan decodes in
-turns with another that stays the same, and what it takes is told at the pace of that one over all turns.
+What a plan takes is told at the pace of the profile (`tailorbird.runtime.pace`): a machine is slower at one time than a
+minute later, by more than a budget may be off.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from statistics import median
 
 from tailorbird.errors import BudgetError, UsageError
 from tailorbird.kernels.native import set_threads
@@ -23,8 +22,9 @@ from tailorbird.runtime.costs import Milliseconds
 from tailorbird.runtime.hollow import Hollow
 from tailorbird.runtime.language_model import LanguageModel
 from tailorbird.runtime.load import load
+from tailorbird.runtime.pace import TOKENS, Pace, Timed, told
 from tailorbird.runtime.profile import processor
-from tailorbird.runtime.speed import milliseconds
+from tailorbird.runtime.speed import once
 from tailorbird.transform.rotate import Rotated
 
 # A token may take this much of what was asked; the solver aims at the middle.
@@ -32,16 +32,14 @@ LEAST, MOST = 0.95, 1.0
 TRIES = 10
 # What a millisecond of products may cost a token, or its inverse: beyond that it was noise.
 STEEP = 3.0
-# Of two plans, a run of either.
-TURNS = 8
 # Between two plans, at least this share of the way from either: a plan further on may be the same.
 INSIDE = 0.1
 
 
 Solved = Callable[[float], Prepared]
 """The best plan whose products take at most so many milliseconds."""
-Measure = Callable[[Prepared], float]
-"""Milliseconds of a token by a plan."""
+Measure = Callable[[Prepared], Timed]
+"""What a token takes by a plan."""
 
 
 def products(asked: float, cost: Milliseconds, solved: Solved, fastest: Prepared, measure: Measure) -> float:
@@ -65,7 +63,7 @@ def products(asked: float, cost: Milliseconds, solved: Solved, fastest: Prepared
     limit, best = math.inf, 0.0
     for _ in range(TRIES):
         job = solved(limit)
-        spent, took = total(job, cost), measure(job)
+        spent, took = total(job, cost), measure(job).milliseconds
         # Up to its limit a plan that is fast enough stays the same, a slow one down to what it spends.
         seen.append((spent if took > asked or math.isinf(limit) else limit, took))
         if took <= MOST * asked:
@@ -103,39 +101,25 @@ def again(asked: float, limit: float, spent: float, took: float) -> float:
     return max(0.0, _next([(spent, took)], asked * (LEAST + MOST) / 2))
 
 
-class Paced:
-    """Decoding with plans on this machine, in turns with the job's own plan.
+def measured_here(job: Prepared, cost: Milliseconds) -> Measure:
+    """Decoding with a plan on this machine; where the profile is of another processor its products are all there is to
+    go by."""
+    profile = job.profile
+    if profile is None or not is_here(job):
+        return lambda planned: Timed(total(planned, cost))
+    set_threads(profile.threads)
+    pace = Pace()
 
-    Args:
-        job: whose plan stays the same.
-        pace: what it takes where that is known.
-    """
-
-    def __init__(self, job: Prepared, pace: float | None = None) -> None:
-        self.own, self.known = hollow(job), pace
-        self.seen: list[float] = []
-
-    @property
-    def pace(self) -> float:
-        """Milliseconds of a token by the job's own plan."""
-        return median(self.seen) if self.known is None else self.known
-
-    def __call__(self, planned: Prepared) -> float:
-        """Milliseconds of a token by another plan, at that pace."""
+    def measure(planned: Prepared) -> Timed:
         model = hollow(planned)
-        turns = [(milliseconds(self.own, runs=1), milliseconds(model, runs=1)) for _ in range(TURNS)]
-        self.seen += [own for own, _ in turns]
-        return self.pace * median(took / own for own, took in turns)
+        return told(lambda: once(model, TOKENS), pace, profile.pace)
+
+    return measure
 
 
-def measured_here(job: Prepared, cost: Milliseconds, pace: float | None = None) -> Measure:
-    """Decoding with a plan on this machine, where `pace` was found before at that; where the profile is of another
-    processor its products are all there is to go by."""
-    assert job.profile is not None
-    if job.profile.machine != processor():
-        return lambda planned: total(planned, cost)
-    set_threads(job.profile.threads)
-    return Paced(job, pace)
+def is_here(job: Prepared) -> bool:
+    """This machine is the device of the job's profile."""
+    return job.profile is not None and job.profile.machine == processor()
 
 
 def hollow(job: Prepared) -> LanguageModel:

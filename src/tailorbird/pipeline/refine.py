@@ -11,7 +11,7 @@ What a token takes is measured anew too: only what was fitted has bits by group 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 
 from torch import Tensor
@@ -119,11 +119,12 @@ def refined(
 
 
 def _took(job: Prepared, attempt: Partial, table: Table) -> float:
-    """Milliseconds of a token by the formats that were fitted, beside the undecided job's plan; kept beside them."""
+    """Milliseconds of a token by the formats that were fitted; kept beside them."""
     cost = table.milliseconds
     assert cost is not None
     specs = {name: spec for piece in job.pieces for name, spec in attempt.specs_of(piece).items()}
-    return float(kept(attempt.facts / TIMED, lambda: measured_here(job, cost, table.pace)(job.planned(specs))))
+    found = kept(attempt.facts / TIMED, lambda: asdict(measured_here(job, cost)(job.planned(specs))))
+    return float(found["milliseconds"])
 
 
 def _timed_again(job: Prepared, table: Table, last: Attempt) -> tuple[Table, Prepared]:

@@ -70,6 +70,7 @@ def report_of(
         "verified": artifact.manifest.verified,
         "artifact": {"bytes": artifact.nbytes, "bits": artifact.bits, "files": files_of(artifact)},
         "milliseconds": result.milliseconds,
+        "slower": result.slower,
         "divergence": list(result.divergence),
         "parts": [_part(part, artifact.plan, result.facts.get(part.name, {})) for part in artifact.plan.parts],
         "kept_bytes": sum(info.nbytes for info in kept),

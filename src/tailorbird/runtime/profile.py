@@ -11,26 +11,29 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 
 import torch
 
 from tailorbird.errors import DataError, TailorbirdError
 from tailorbird.files import read_json, write_json
-from tailorbird.formats import PlaneSpec
 from tailorbird.kernels import native
 from tailorbird.kernels.matrix import PackedMatrix
+from tailorbird.runtime.pace import GROUP_SIZE, Pace, blank
 
 FORMAT = "tailorbird-profile"
-VERSION = 1
+VERSION = 2
 # The largest first: what other bits' kernels leave cold in the processor matters least there.
 SHAPES = ((65536, 640), (4096, 4096), (2048, 8192), (8192, 2048), (2048, 2048), (512, 2048), (2048, 512), (512, 512))
 BITS = (1, 2, 3, 4, 5, 6, 7, 8)
 BATCHES = (1, 8, 512)
-GROUP_SIZE = 64
 # Rounds at least, the first of which warms up, and seconds of all rounds with one batch.
 _ROUNDS, _SECONDS = 2, 8.0
+# Times that the pace is taken before the products of each batch, and after the last.
+_PACES = 100
 _MOST_ENTRIES = 100_000
+_SLOWEST = 1e9
 
 Progress = Callable[[int, int], None]
 # Rows, columns and bits.
@@ -57,6 +60,7 @@ class Profile:
         kernels: the variant that ran.
         threads: it ran with.
         read_bytes_per_s: bandwidth of the memory.
+        pace: milliseconds that the products of `Pace` took meanwhile, the median: what "as fast as usual" is here.
         group_size: of the weights.
         entries: the table.
     """
@@ -65,6 +69,7 @@ class Profile:
     kernels: str
     threads: int
     read_bytes_per_s: float
+    pace: float
     group_size: int
     entries: Sequence[Entry]
 
@@ -86,6 +91,8 @@ class Profile:
             if len(found["entries"]) > _MOST_ENTRIES:
                 raise ValueError("too many entries")
             entries = [_checked(Entry(**entry)) for entry in found.pop("entries")]
+            if not 0 < float(found["pace"]) < _SLOWEST:
+                raise ValueError(f"not a pace: {found['pace']}")
             return cls(entries=entries, **found)
         except (AttributeError, KeyError, TypeError, ValueError) as cause:
             raise DataError(f"{path} is no profile: {cause}", hint="make one: tailorbird profile --out FILE") from cause
@@ -104,14 +111,17 @@ def measure(progress: Progress | None = None) -> Profile:
     if module is None:
         raise TailorbirdError("there are no native kernels to measure", hint="install with a C++ compiler")
     before = native.read_bandwidth()
-    matrices = {(rows, cols, bits): _matrix(rows, cols, bits) for bits in BITS for rows, cols in SHAPES}
+    pace, paces = Pace(), list[float]()
+    matrices = {(rows, cols, bits): blank(rows, cols, bits) for bits in BITS for rows, cols in SHAPES}
     entries: list[Entry] = []
     for done, batch in enumerate(BATCHES, 1):
+        paces += [pace() for _ in range(_PACES)]
         entries += [Entry(*key, batch, 1e3 * took) for key, took in _in_turn(matrices, batch).items()]
         if progress:
             progress(done, len(BATCHES))
+    paces += [pace() for _ in range(_PACES)]
     read = max(before, native.read_bandwidth())
-    return Profile(processor(), module.variant(), module.threads(), read, GROUP_SIZE, entries)
+    return Profile(processor(), module.variant(), module.threads(), read, median(paces), GROUP_SIZE, entries)
 
 
 def processor() -> str:
@@ -121,13 +131,6 @@ def processor() -> str:
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-def _matrix(rows: int, cols: int, bits: int) -> PackedMatrix:
-    """A weight of any codes: what stands in it does not change how long it takes."""
-    spec = PlaneSpec.uniform(bits, cols, GROUP_SIZE)
-    arrays = {name: torch.ones_like(array, device="cpu") for name, array in spec.plan(rows).arrays.items()}
-    return PackedMatrix.from_arrays(rows, spec.bits, GROUP_SIZE, arrays)
 
 
 def _in_turn(matrices: Mapping[_Key, PackedMatrix], batch: int) -> dict[_Key, float]:
@@ -148,6 +151,6 @@ def _in_turn(matrices: Mapping[_Key, PackedMatrix], batch: int) -> dict[_Key, fl
 
 def _checked(entry: Entry) -> Entry:
     whole = (entry.rows, entry.cols, entry.bits, entry.batch)
-    if not all(type(number) is int and number > 0 for number in whole) or not 0 < float(entry.milliseconds) < 1e9:
+    if not all(type(number) is int and number > 0 for number in whole) or not 0 < float(entry.milliseconds) < _SLOWEST:
         raise ValueError(f"not an entry: {entry}")
     return entry

@@ -125,7 +125,12 @@ def bench(
 def milliseconds(model: LanguageModel, tokens: int = 64, runs: int = 25) -> float:
     """Milliseconds of one decoded token; the median of runs, one more of which warms up. As many as last for seconds:
     where a processor is shared its speed wavers by several per cent from one second to the next."""
-    return 1e3 / tokens * median([_decode(model, [1] * START, tokens)[0] for _ in range(runs + 1)][1:])
+    return median([once(model, tokens) for _ in range(runs + 1)][1:])
+
+
+def once(model: LanguageModel, tokens: int) -> float:
+    """Milliseconds of one decoded token, the mean of so many, this time."""
+    return 1e3 / tokens * _decode(model, [1] * START, tokens)[0]
 
 
 def bytes_per_token(model: LanguageModel) -> int:
