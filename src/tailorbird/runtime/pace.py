@@ -22,7 +22,7 @@ GROUP_SIZE = 64
 ROWS, COLS, BITS, MATRICES = 65536, 640, 4, 6
 NBYTES = MATRICES * ROWS * COLS * (BITS + 1) // 8
 # Of the products, and of the model: where the speed wavers, it is over seconds.
-TURNS = 100
+TURNS = 200
 TOKENS = 16
 
 
